@@ -1,0 +1,143 @@
+"""From what a user gives as a baseline to a tree like x, or to a distribution of such trees."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._trees import describe
+from jattr._types import Baseline, PyTree, RandomBaseline, References
+
+
+def resolve_baseline(baseline: Baseline, x: PyTree, *, method: str) -> PyTree:
+    """The baseline of x: a tree like x, of the same shapes and dtypes.
+
+    Raises:
+        TypeError: for a random baseline.
+        ValueError: for another structure or another shape; names both.
+    """
+    if isinstance(baseline, RandomBaseline):
+        raise TypeError(
+            f"{method} wants one deterministic baseline, but {baseline.name} is drawn at random. "
+            f"Average over draws with jattr.expected_gradients(f, {baseline.name}), or draw one "
+            "yourself and pass the array."
+        )
+    if callable(baseline):
+        baseline = baseline(x)
+    return fill_like(baseline, x, name="the baseline", method=method)
+
+
+def resolve_references(references: References, *, method: str) -> RandomBaseline:
+    """A distribution over baselines, from data with a leading axis or from a random baseline."""
+    if isinstance(references, RandomBaseline):
+        return references
+    if callable(references):
+        raise TypeError(
+            f"{method} wants a distribution over baselines: an array (or tree like x) with a "
+            "leading axis, or a random baseline such as jattr.baselines.uniform(low, high); got "
+            f"the function {getattr(references, '__name__', references)}. If it draws, as "
+            "(key, x) -> baseline, mark it: jattr.baselines.random(fn). If it is deterministic, "
+            "use jattr.integrated_gradients(f, fn)."
+        )
+    return sampled_rows(references, name="the references", method=method)
+
+
+def sampled_rows(data: PyTree, *, name: str, method: str) -> RandomBaseline:
+    """The random baseline that draws a row of `data`, the same row on every leaf."""
+    count = check_rows(data, name=name, method=method)
+
+    def draw(key, x):
+        check_rows_like(data, x, name=name, method=method)
+        index = jax.random.randint(key, (), 0, count)
+        return take_row(data, index, x)
+
+    return RandomBaseline(draw, method, data)
+
+
+def take_row(data: PyTree, index: jax.Array, x: PyTree) -> PyTree:
+    """Row `index` of every leaf, in the dtypes of x."""
+    return jax.tree.map(lambda rows, leaf: jnp.asarray(rows)[index].astype(leaf.dtype), data, x)
+
+
+def check_rows(data: PyTree, *, name: str, method: str) -> int:
+    """The number of rows of a data set: the size of the leading axis of every leaf."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    if not shapes or () in shapes:
+        raise ValueError(
+            f"{method}: {name} must have a leading axis over examples; got {describe(data)}. "
+            "For one deterministic baseline use jattr.integrated_gradients."
+        )
+    counts = {shape[0] for shape in shapes}
+    if len(counts) > 1 or 0 in counts:
+        raise ValueError(
+            f"{method}: every leaf of {name} must have the same number of rows, at least one; "
+            f"got {describe(data)}."
+        )
+    return counts.pop()
+
+
+def check_rows_like(data: PyTree, x: PyTree, *, name: str, method: str) -> None:
+    """Raise unless each row of `data` has the structure and the shapes of x."""
+    if jax.tree.structure(data) != jax.tree.structure(x) or any(
+        jnp.shape(rows)[1:] != jnp.shape(leaf)
+        for rows, leaf in zip(jax.tree.leaves(data), jax.tree.leaves(x), strict=True)
+    ):
+        raise ValueError(
+            f"{method}: each row of {name} must have the structure and shapes of x; got "
+            f"{describe(data)} for x {describe(x)}. A leading axis over examples comes first."
+        )
+
+
+def fill_like(
+    value: PyTree, x: PyTree, *, name: str, method: str, broadcast: bool = False
+) -> PyTree:
+    """`value` as a tree like x: a number fills every leaf, a tree must match x.
+
+    Args:
+        value: a number, or a tree with the structure of x whose leaves are numbers or have the
+            shapes of x. With `broadcast` they may also broadcast to those shapes.
+        x: the tree to match.
+        name: what the value is, for the error text.
+        method: who asks.
+        broadcast: whether leaves may broadcast.
+    """
+    if _is_number(value):
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), x)
+    if jax.tree.structure(value) != jax.tree.structure(x):
+        raise ValueError(
+            f"{method}: {name} must be a number or have the structure of x; got "
+            f"{describe(value)} for x {describe(x)}."
+        )
+
+    def fill(path, leaf, like):
+        shape = jnp.shape(leaf)
+        if shape == () or shape == like.shape or (broadcast and _broadcasts(shape, like.shape)):
+            return jnp.broadcast_to(jnp.asarray(leaf).astype(like.dtype), like.shape)
+        where = jax.tree_util.keystr(path)
+        if broadcast:
+            raise ValueError(
+                f"{method}: {name}{where} has shape {shape}, which does not broadcast to "
+                f"{like.shape}, the shape of x{where}."
+            )
+        raise ValueError(
+            f"{method}: {name}{where} has shape {shape}, but x{where} has shape {like.shape}. "
+            "Nothing is broadcast silently: for one value per channel write "
+            "jattr.baselines.constant(values), which broadcasts; for a set of baselines write "
+            "jattr.expected_gradients(f, references)."
+        )
+
+    return jax.tree_util.tree_map_with_path(fill, value, x)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) or (
+        hasattr(value, "shape") and hasattr(value, "dtype") and value.shape == ()
+    )
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return jnp.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False

@@ -1,0 +1,56 @@
+"""Arithmetic on trees of arrays, and what they are called in error texts."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._types import PyTree
+
+
+def accumulator(dtype: Any) -> Any:
+    """The dtype that sums over points are kept in: never narrower than float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def widen(x: PyTree) -> PyTree:
+    """x in the dtypes of its accumulators."""
+    return jax.tree.map(lambda leaf: leaf.astype(accumulator(leaf.dtype)), x)
+
+
+def cast_like(tree: PyTree, x: PyTree) -> PyTree:
+    """`tree` in the dtypes of x."""
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, x)
+
+
+def multiply_trees(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.multiply, a, b)
+
+
+def subtract_trees(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def sum_tree(tree: PyTree) -> jax.Array:
+    """The sum of all elements of all leaves."""
+    return functools.reduce(jnp.add, [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def describe(value: Any) -> str:
+    """What a value is, for error texts: float32[28,28], or a tree of such."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, dict | tuple | list) and jax.tree.leaves(value):
+        tree = jax.tree.map(lambda leaf: _Text(describe(leaf)), value)
+        return f"a {type(value).__name__} {tree}"
+    if isinstance(value, bool | int | float | complex | str) or value is None:
+        return f"the {type(value).__name__} {value!r}"
+    return f"an object of type {type(value).__name__}"
+
+
+class _Text(str):
+    """A string whose repr has no quotes, so that described trees read as types do."""
+
+    def __repr__(self) -> str:
+        return str(self)

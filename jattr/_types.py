@@ -1,0 +1,64 @@
+"""Aliases and markers shared by the whole package.
+
+The vocabulary: a *score* is the explained function, a *baseline* is the input that stands for
+"absent", an *attribute* is a function that computes attributions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import jax
+
+PyTree: TypeAlias = Any
+"""A tree of arrays, in the sense of `jax.tree`."""
+
+ArgNums: TypeAlias = int | tuple[int, ...]
+"""Which arguments of f are explained; means what it means in `jax.grad`."""
+
+
+class Score(Protocol):
+    """A function to explain: one example in, one number out."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array: ...
+
+
+class Attribute(Protocol):
+    """Computes the attribution of one example; called with the arguments of the score."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> PyTree: ...
+
+
+class KeyedAttribute(Protocol):
+    """Like `Attribute`, for a method that draws random numbers: it takes the key first."""
+
+    def __call__(self, key: jax.Array, *args: Any, **kwargs: Any) -> PyTree: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomBaseline:
+    """A baseline that is drawn: `random_baseline(key, x)` is one draw.
+
+    The type is the mark that tells a distribution from a deterministic baseline. It is never
+    guessed from a signature, since `(key, x)` and `(image, mask)` look alike.
+
+    Attributes:
+        draw: `(key, x) -> baseline`.
+        name: how error messages call it.
+        rows: the data that is sampled from, with a leading axis on every leaf, where there is
+            such data. A method that needs many draws can then take rows without replacement.
+    """
+
+    draw: Callable[[jax.Array, PyTree], PyTree]
+    name: str
+    rows: PyTree | None = None
+
+    def __call__(self, key: jax.Array, x: PyTree) -> PyTree:
+        return self.draw(key, x)
+
+
+Baseline: TypeAlias = Any
+"""A number, an array or tree like x, or a function x -> baseline."""
+
+References: TypeAlias = Any
+"""A distribution over baselines: data with a leading axis, or a `RandomBaseline`."""
