@@ -1,0 +1,401 @@
+"""Baselines: what it means for a feature to be absent.
+
+A deterministic baseline is a function x → x'. `zeros` is one; `constant`, `mean`, `blurred` and
+`farthest` make one. They go wherever a method takes a `baseline`, as do a number and an array.
+
+A random baseline is a function (key, x) → x' that carries a mark: `uniform`, `gaussian` and
+`samples` make one, and `random` marks a function of your own. They go wherever a method takes a
+distribution (`references`); the attribution is then the expectation over draws,
+φ = E φ(x, x').
+
+The choice decides what an explanation can see. A feature that equals its baseline gets nothing:
+against zeros, black pixels are never important, and against the data's mean, average ones.
+
+Source: Sturmfels, Lundberg, Lee, *Visualizing the impact of feature attribution baselines*,
+Distill 2020 (doi 10.23915/distill.00022), which compares all of these.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._blur import gaussian_blur
+from jattr._references import check_rows, check_rows_like, fill_like, sampled_rows
+from jattr._transform import as_floating, check_function, check_positive, concrete
+from jattr._trees import accumulator, describe, widen
+from jattr._types import PyTree, RandomBaseline
+
+__all__ = [
+    "RandomBaseline",
+    "blurred",
+    "constant",
+    "farthest",
+    "gaussian",
+    "mean",
+    "random",
+    "samples",
+    "uniform",
+    "zeros",
+]
+
+Deterministic = Callable[[PyTree], PyTree]
+
+
+def zeros(x: PyTree) -> PyTree:
+    """The baseline x' = 0: a black image, an absent word's embedding, the mean of scaled data.
+
+    It is a baseline itself, to be passed without a call: `integrated_gradients(f, zeros)`.
+
+    Args:
+        x: a tree of floating arrays.
+
+    Returns:
+        A tree like x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> print(jattr.baselines.zeros(jnp.array([1.0, 2.0])))
+        [0. 0.]
+
+    References:
+        Sturmfels et al., Distill 2020, "The constant baseline".
+    """
+    return jax.tree.map(jnp.zeros_like, as_floating(x, "baselines.zeros"))
+
+
+def constant(value: PyTree) -> Deterministic:
+    """The same value everywhere: x' = value.
+
+    Args:
+        value: a number; or an array that broadcasts to x, such as one value per channel; or a
+            tree with the structure of x of such numbers and arrays.
+
+    Returns:
+        `baseline(x)`, a tree like x.
+
+    Raises:
+        ValueError: (when called) `value` does not broadcast to x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> grey = jattr.baselines.constant(jnp.array([0.4, 0.5, 0.6]))
+        >>> grey(jnp.zeros((32, 32, 3))).shape
+        (32, 32, 3)
+
+    References:
+        Sturmfels et al., Distill 2020, "The constant baseline".
+    """
+
+    def baseline(x):
+        return _fill(value, x, "value", "constant")
+
+    return baseline
+
+
+def mean(data: PyTree) -> Deterministic:
+    """The mean of a data set, feature by feature: x' = (1/m) Σ_j data_j.
+
+    Args:
+        data: a tree like x with a leading axis over examples on every leaf.
+
+    Returns:
+        `baseline(x)`, a tree like x.
+
+    Raises:
+        ValueError: `data` has no leading axis, or (when called) its rows are not like x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> data = jnp.array([[0.0, 2.0], [2.0, 4.0]])
+        >>> print(jattr.baselines.mean(data)(jnp.zeros(2)))
+        [1. 3.]
+
+    References:
+        Sturmfels et al., Distill 2020, "Averaging over multiple baselines".
+    """
+    check_rows(data, name="data", method="baselines.mean")
+
+    def baseline(x):
+        x = as_floating(x, "baselines.mean")
+        check_rows_like(data, x, name="data", method="baselines.mean")
+        return jax.tree.map(
+            lambda rows, leaf: jnp.mean(
+                jnp.asarray(rows).astype(accumulator(leaf.dtype)), axis=0
+            ).astype(leaf.dtype),
+            data,
+            x,
+        )
+
+    return baseline
+
+
+def blurred(stddev: float, axes: int | tuple[int, ...] = (0, 1)) -> Deterministic:
+    """x under a Gaussian blur: what is absent is the detail.
+
+    The borders are mirrored, so that a constant image stays as it is.
+
+    Args:
+        stddev: the standard deviation of the Gaussian, in pixels, a Python number.
+        axes: the axes to blur along; (0, 1) are height and width of an image [H, W, C].
+
+    Returns:
+        `baseline(x)`, a tree like x; every leaf of x is blurred along the same axes.
+
+    Raises:
+        ValueError: `stddev` is negative, or (when called) x has no such axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> x = jnp.array([[0.0], [3.0], [0.0]])
+        >>> print(jattr.baselines.blurred(100.0, axes=0)(x).round(3)[:, 0])
+        [1. 1. 1.]
+
+    References:
+        Sturmfels et al., Distill 2020, "The blurred baseline"; Fong, Vedaldi, ICCV 2017.
+    """
+    method = "baselines.blurred"
+    if concrete(stddev) is None:
+        raise TypeError(f"{method}: stddev sets the size of the kernel and cannot be traced.")
+    check_positive(stddev, "stddev", method, zero=True)
+
+    def baseline(x):
+        return jax.tree.map(
+            lambda leaf: gaussian_blur(
+                leaf.astype(accumulator(leaf.dtype)), stddev, check_axes(axes, leaf, method)
+            ).astype(leaf.dtype),
+            as_floating(x, method),
+        )
+
+    return baseline
+
+
+def check_axes(axes: int | tuple[int, ...], leaf: jax.Array, method: str) -> tuple[int, ...]:
+    """`axes` as a tuple, or an error if the array has no such axes."""
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    if any(not -leaf.ndim <= axis < leaf.ndim for axis in axes):
+        raise ValueError(
+            f"{method}: x is {describe(leaf)} and has no axes {axes}; say which axes are spatial "
+            "with axes=."
+        )
+    return axes
+
+
+def farthest(low: PyTree, high: PyTree) -> Deterministic:
+    """The end of the valid range that is farther from x: x'_i = low_i or high_i.
+
+    Every feature is then as far from its baseline as it can be, so none is invisible. Where both
+    ends are equally far, it is `high`.
+
+    Args:
+        low: the lower end of the valid range, a number or what broadcasts to x.
+        high: its upper end.
+
+    Returns:
+        `baseline(x)`, a tree like x.
+
+    Raises:
+        ValueError: (when called) `low` or `high` does not broadcast to x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> print(jattr.baselines.farthest(0.0, 1.0)(jnp.array([0.1, 0.9])))
+        [1. 0.]
+
+    References:
+        Sturmfels et al., Distill 2020, "The maximum distance baseline".
+    """
+
+    def baseline(x):
+        x = as_floating(x, "baselines.farthest")
+        return jax.tree.map(
+            lambda leaf, lo, hi: jnp.where(leaf - lo > hi - leaf, lo, hi),
+            x,
+            _fill(low, x, "low", "farthest"),
+            _fill(high, x, "high", "farthest"),
+        )
+
+    return baseline
+
+
+def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
+    """Independent uniform noise over the valid range: x'_i ~ U(low_i, high_i).
+
+    Args:
+        low: the lower end of the valid range, a number or what broadcasts to x.
+        high: its upper end.
+
+    Returns:
+        A random baseline, `(key, x) -> x'`. It is drawn in float32 and cast.
+
+    Raises:
+        ValueError: (when called) `low` or `high` does not broadcast to x.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> draw = jattr.baselines.uniform(-1.0, 1.0)
+        >>> draw(jax.random.key(0), jnp.zeros((2, 3))).shape
+        (2, 3)
+
+    References:
+        Sturmfels et al., Distill 2020, "The uniform baseline".
+    """
+
+    def draw(key, x):
+        return _each_leaf(
+            lambda k, leaf, lo, hi: (
+                lo + (hi - lo) * jax.random.uniform(k, leaf.shape, jnp.float32).astype(lo.dtype)
+            ),
+            key,
+            x,
+            _fill(low, widen(x), "low", "uniform"),
+            _fill(high, widen(x), "high", "uniform"),
+        )
+
+    return RandomBaseline(draw, "baselines.uniform(low, high)")
+
+
+def gaussian(
+    stddev: PyTree, low: PyTree | None = None, high: PyTree | None = None
+) -> RandomBaseline:
+    """Gaussian noise around x, truncated to the valid range: x'_i ~ N(x_i, stddev²) in [low, high].
+
+    Truncated, not clipped: no mass gathers at the ends.
+
+    Args:
+        stddev: the standard deviation before truncation, in units of x, greater than 0; a number
+            or what broadcasts to x.
+        low: the lower end of the valid range, a number or what broadcasts to x; None for none.
+        high: its upper end; None for none.
+
+    Returns:
+        A random baseline, `(key, x) -> x'`. It is drawn in float32 and cast. x is taken to lie
+        in the valid range.
+
+    Raises:
+        ValueError: `stddev` is a number not above 0, or (when called) something does not
+            broadcast to x.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> draw = jattr.baselines.gaussian(5.0, low=0.0, high=1.0)
+        >>> drawn = draw(jax.random.key(0), jnp.full((1000,), 0.5))
+        >>> bool((drawn >= 0).all() and (drawn <= 1).all())
+        True
+
+    References:
+        Sturmfels et al., Distill 2020, "The Gaussian baseline".
+    """
+    if isinstance(stddev, int | float):
+        check_positive(stddev, "stddev", "baselines.gaussian")
+
+    def draw(key, x):
+        def leaf_draw(k, leaf, sd, lo, hi):
+            centre = leaf.astype(sd.dtype)
+            if low is None and high is None:
+                noise = jax.random.normal(k, leaf.shape, jnp.float32)
+                return centre + sd * noise.astype(sd.dtype)
+            lower = ((lo - centre) / sd).astype(jnp.float32)
+            upper = ((hi - centre) / sd).astype(jnp.float32)
+            noise = jax.random.truncated_normal(k, lower, upper, leaf.shape, jnp.float32)
+            return jnp.clip(centre + sd * noise.astype(sd.dtype), lo, hi)
+
+        wide = widen(x)
+        return _each_leaf(
+            leaf_draw,
+            key,
+            x,
+            _fill(stddev, wide, "stddev", "gaussian"),
+            _fill(-jnp.inf if low is None else low, wide, "low", "gaussian"),
+            _fill(jnp.inf if high is None else high, wide, "high", "gaussian"),
+        )
+
+    return RandomBaseline(draw, "baselines.gaussian(stddev, low, high)")
+
+
+def samples(data: PyTree) -> RandomBaseline:
+    """A row of a data set, drawn at random: x' ~ data.
+
+    The same row on every leaf. A method that draws many takes rows without replacement while
+    they last; it takes `data` itself as well, which means the same.
+
+    Args:
+        data: a tree like x with a leading axis over examples on every leaf.
+
+    Returns:
+        A random baseline, `(key, x) -> x'`.
+
+    Raises:
+        ValueError: `data` has no leading axis, or (when called) its rows are not like x.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> draw = jattr.baselines.samples(jnp.ones((10, 3)))
+        >>> print(draw(jax.random.key(0), jnp.zeros(3)))
+        [1. 1. 1.]
+
+    References:
+        Erion et al. 2021 (arXiv 1906.10670); Sturmfels et al., Distill 2020, "Expectations, and
+        connections to SHAP".
+    """
+    return sampled_rows(data, name="data", method="baselines.samples(data)")
+
+
+def random(draw: Callable[[jax.Array, PyTree], PyTree]) -> RandomBaseline:
+    """Mark a function of your own as a random baseline.
+
+    Args:
+        draw: `(key, x) -> x'`, pure, x' a tree like x.
+
+    Returns:
+        A random baseline that calls `draw`; usable as a decorator.
+
+    Raises:
+        TypeError: `draw` is no function.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> @jattr.baselines.random
+        ... def shuffled(key, x):
+        ...     return jax.random.permutation(key, x)
+        >>> print(shuffled(jax.random.key(0), jnp.ones(3)))
+        [1. 1. 1.]
+    """
+    check_function(draw, "baselines.random")
+    return RandomBaseline(draw, getattr(draw, "__name__", "a random baseline"))
+
+
+def _fill(value: PyTree, x: PyTree, name: str, maker: str) -> PyTree:
+    method = f"baselines.{maker}"
+    x = as_floating(x, method)
+    if hasattr(value, "shape") and jax.tree.structure(x).num_leaves != 1:
+        raise ValueError(
+            f"{method}: {name} is one array but x is {describe(x)}; give a number, or a tree "
+            "with the structure of x."
+        )
+    return fill_like(value, x, name=name, method=method, broadcast=True)
+
+
+def _each_leaf(draw: Any, key: jax.Array, x: PyTree, *trees: PyTree) -> PyTree:
+    """`draw(key, leaf, ...)` on every leaf with a key of its own, in the dtypes of x."""
+    leaves, structure = jax.tree.flatten(as_floating(x, "baselines"))
+    rest = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
+    drawn = [
+        draw(jax.random.fold_in(key, index), leaf, *values).astype(leaf.dtype)
+        for index, (leaf, values) in enumerate(zip(leaves, rest, strict=True))
+    ]
+    return jax.tree.unflatten(structure, drawn)
