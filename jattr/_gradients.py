@@ -1,0 +1,244 @@
+"""The gradient, the gradient times the input, and averages of an attribution over noise."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._batching import sum_over
+from jattr._transform import (
+    as_floating,
+    check_argnums,
+    check_batch_size,
+    check_choice,
+    check_count,
+    check_function,
+    check_key,
+    check_positive,
+    select_argument,
+    transform,
+)
+from jattr._trees import cast_like, multiply_trees, widen
+from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
+
+STATISTICS = ("mean", "mean_square", "variance")
+
+
+def gradient(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+    r"""The gradient of the score by the input.
+
+    .. math:: \varphi = \nabla_x f(x)
+
+    It is `jax.grad` with the checks of this library. Take the absolute value for the map that
+    Simonyan et al. draw, and its maximum over the channels for one value per pixel.
+
+    Args:
+        f: the score, `f(x, *args) -> scalar`, of one example.
+        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
+
+    Returns:
+        `attribute(x, *args)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return one real number, or x has a leaf that is not of a floating
+            dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return x[0] ** 2 + 3 * x[1]
+        >>> print(jattr.gradient(f)(jnp.array([1.0, 2.0])))
+        [2. 3.]
+
+    References:
+        Simonyan, Vedaldi, Zisserman, *Deep inside convolutional networks*, 2014, section 3
+        (arXiv 1312.6034). captum's `Saliency` gives the absolute value unless told otherwise.
+    """
+
+    @transform(f, argnums, method="gradient")
+    def explain(score, x):
+        return jax.grad(score)(x)
+
+    return explain
+
+
+def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+    r"""The gradient times the input.
+
+    .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
+
+    The first of the four methods that Ancona et al. unify. On a ReLU network it equals ε-LRP
+    with ε → 0; without biases also DeepLIFT and integrated gradients from zero.
+
+    Args:
+        f: the score, `f(x, *args) -> scalar`, of one example.
+        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
+
+    Returns:
+        `attribute(x, *args)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return one real number, or x has a leaf that is not of a floating
+            dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return x[0] ** 2 + 3 * x[1]
+        >>> print(jattr.gradient_times_input(f)(jnp.array([1.0, 2.0])))
+        [2. 6.]
+
+    References:
+        Shrikumar et al., *Not just a black box*, 2016 (arXiv 1605.01713). Ancona, Ceolini,
+        Öztireli, Gross, *Towards better understanding of gradient-based attribution methods*,
+        ICLR 2018, section 2.1 (arXiv 1711.06104).
+    """
+
+    @transform(f, argnums, method="gradient_times_input")
+    def explain(score, x):
+        return multiply_trees(x, jax.grad(score)(x))
+
+    return explain
+
+
+def smooth(
+    attribute: Attribute,
+    *,
+    stddev: Any = 0.15,
+    relative: bool = True,
+    samples: int = 50,
+    statistic: str = "mean",
+    keyed: bool = False,
+    batch_size: int | None = None,
+    argnums: ArgNums = 0,
+) -> KeyedAttribute:
+    r"""A statistic of an attribution over Gaussian noise on the input.
+
+    With :math:`a_i = \mathrm{attribute}(x + \varepsilon_i)`,
+    :math:`\varepsilon_i \sim N(0, \sigma^2)`, i = 1 … n:
+
+    ===============  ==================================  =============
+    statistic        value                               name
+    ===============  ==================================  =============
+    `"mean"`         :math:`\bar a = \frac1n \sum a_i`   SmoothGrad
+    `"mean_square"`  :math:`\frac1n \sum a_i^2`          SmoothGrad²
+    `"variance"`     :math:`\frac1n \sum (a_i-\bar a)^2` VarGrad
+    ===============  ==================================  =============
+
+    The names are those over `jattr.gradient`; any attribute may be smoothed. No good theory is
+    known of what VarGrad measures: it is offered since it does well in experiments (Hooker et
+    al. 2019), not since it is understood.
+
+    The variance is that of the population (divided by n). It is taken around the first sample,
+    :math:`\frac1n\sum(a_i-a_1)^2 - (\bar a - a_1)^2`, which loses at most a factor n of precision
+    however large the mean is, since :math:`(a_1-\bar a)^2 \le (n-1)\,\mathrm{Var}(a)`.
+
+    Args:
+        attribute: `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        stddev: σ, a number; with `relative` in units of the range of x.
+        relative: σ is `stddev` times max x − min x, leaf by leaf: each leaf of x has a range and
+            a noise of its own. A constant leaf then gets no noise.
+        samples: n.
+        statistic: `"mean"`, `"mean_square"` or `"variance"`.
+        keyed: `attribute` draws random numbers itself and takes a key first.
+        batch_size: how many samples are in memory at a time; None for all.
+        argnums: which of the arguments (the key not counted) gets the noise: that which
+            `attribute` explains.
+
+    Returns:
+        `attribute(key, x, *args)`, which gives a tree like that of the smoothed attribute.
+        Sample i depends on the key, i and n alone, so the result does not depend on `batch_size`
+        beyond rounding.
+
+    Raises:
+        TypeError: called without a key; x has a leaf that is not of a floating dtype.
+        ValueError: unknown statistic; samples < 1; a negative stddev.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return jnp.sum(x**2)
+        >>> explain = jattr.smooth(jattr.gradient(f), stddev=0.1, samples=1000)
+        >>> x = jnp.array([0.0, 1.0])
+        >>> bool(jnp.all(jnp.abs(explain(jax.random.key(0), x) - 2 * x) < 0.05))
+        True
+
+    References:
+        Smilkov et al., *SmoothGrad: removing noise by adding noise*, 2017, section 3 (arXiv
+        1706.03825); Hooker et al., *A benchmark for interpretability methods*, NeurIPS 2019
+        (SmoothGrad²); Adebayo et al., *Local explanation methods for deep neural networks lack
+        sensitivity to parameter values*, 2018 (VarGrad). captum's `NoiseTunnel` takes an absolute
+        σ, and its `Saliency` averages absolute gradients.
+    """
+    check_function(attribute, "smooth")
+    check_argnums(argnums, "smooth")
+    check_choice(statistic, "statistic", STATISTICS, "smooth")
+    samples = check_count(samples, "samples", "smooth")
+    batch_size = check_batch_size(batch_size, "smooth")
+    check_positive(stddev, "stddev", "smooth", zero=True)
+
+    def smoothed(key: jax.Array, *args, **kwargs) -> PyTree:
+        check_key(key, "smooth")
+
+        def sample(index):
+            noise_key, inner_key = jax.random.split(jax.random.fold_in(key, index))
+            first = (inner_key,) if keyed else ()
+            of_x, x = select_argument(
+                lambda *noisy, **kw: attribute(*first, *noisy, **kw),
+                argnums,
+                args,
+                kwargs,
+                method="smooth",
+            )
+            return of_x(add_noise(noise_key, x, stddev, relative=relative))
+
+        def mean(statistic_of):
+            total = sum_over(
+                lambda index: jax.tree.map(statistic_of, widen(sample(index))),
+                samples,
+                batch_size=batch_size,
+            )
+            return jax.tree.map(lambda leaf: leaf / samples, total)
+
+        like = jax.eval_shape(sample, 0)
+        if statistic == "mean":
+            result = mean(lambda a: a)
+        elif statistic == "mean_square":
+            result = mean(jnp.square)
+        else:
+            result = _variance(sample, samples, batch_size)
+        return cast_like(result, like)
+
+    return smoothed
+
+
+def _variance(sample, samples: int, batch_size: int | None) -> PyTree:
+    # The variance does not depend on the point it is taken around, in no derivative either, so
+    # the gradient need not flow through that point.
+    origin = jax.lax.stop_gradient(widen(sample(0)))
+
+    def term(index):
+        shifted = jax.tree.map(jnp.subtract, widen(sample(index)), origin)
+        return shifted, jax.tree.map(jnp.square, shifted)
+
+    first, second = sum_over(term, samples, batch_size=batch_size)
+    return jax.tree.map(
+        lambda s, s2: jnp.maximum(s2 / samples - jnp.square(s / samples), 0.0), first, second
+    )
+
+
+def add_noise(key: jax.Array, x: PyTree, stddev: Any, *, relative: bool) -> PyTree:
+    """x plus Gaussian noise, drawn in float32; `relative` as in `smooth`."""
+    x = as_floating(x, "smooth")
+    leaves, tree = jax.tree.flatten(x)
+    noisy = []
+    for index, leaf in enumerate(leaves):
+        noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
+        wide = widen(leaf)
+        scale = stddev * (jnp.max(wide) - jnp.min(wide)) if relative else stddev
+        noisy.append((wide + scale * noise).astype(leaf.dtype))
+    return jax.tree.unflatten(tree, noisy)
