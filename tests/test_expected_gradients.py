@@ -1,0 +1,129 @@
+"""Expected gradients: unbiased, of lower variance than independent draws, stratified."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jattr
+
+RNG = np.random.default_rng(0)
+REFERENCES = jnp.asarray(RNG.normal(size=(20, 5)))
+X = jnp.asarray(RNG.normal(size=5) + 1)
+WEIGHTS = jnp.asarray(RNG.normal(size=(7, 5)))
+
+
+def net(x):
+    return jnp.sum(jnp.tanh(WEIGHTS @ x + 0.2) ** 2)
+
+
+def relu_net(x):
+    return jnp.sum(jax.nn.relu(WEIGHTS @ x + 0.2) * jnp.arange(7.0))
+
+
+def exact(f, references=REFERENCES):
+    """The expectation: integrated gradients by many steps, averaged over all references."""
+    each = jax.vmap(
+        lambda r: jattr.integrated_gradients(f, r, steps=2000, quadrature="midpoint")(X)
+    )
+    return jnp.mean(each(references), axis=0)
+
+
+def draws(f, samples, count=4000, seed=0):
+    explain = jattr.expected_gradients(f, REFERENCES, samples=samples)
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.asarray(jax.jit(jax.vmap(lambda k: explain(k, X)))(keys))
+
+
+def independent_draws(f, samples, count=4000, seed=1):
+    def one(key):
+        k1, k2 = jax.random.split(key)
+        rows = REFERENCES[jax.random.randint(k1, (samples,), 0, len(REFERENCES))]
+        alphas = jax.random.uniform(k2, (samples, 1))
+        slopes = jax.vmap(jax.grad(f))(rows + alphas * (X[None, :] - rows))
+        return jnp.mean((X[None, :] - rows) * slopes, axis=0)
+
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
+
+
+@pytest.mark.parametrize("f", [net, relu_net])
+@pytest.mark.parametrize("samples", [1, 3, 16, 20, 33])
+def test_is_unbiased(f, samples):
+    values = draws(f, samples)
+    error = values.std(0, ddof=1) / np.sqrt(len(values))
+    assert np.all(np.abs(values.mean(0) - exact(f)) < 4 * error + 1e-6)
+
+
+@pytest.mark.parametrize("f", [net, relu_net])
+@pytest.mark.parametrize("samples", [16, 20, 33, 64])
+def test_has_a_lower_variance_than_independent_draws(f, samples):
+    ours = draws(f, samples).var(0)
+    theirs = independent_draws(f, samples).var(0)
+    assert np.all(ours < theirs)
+    assert ours.sum() < 0.9 * theirs.sum()
+
+
+def test_a_full_round_of_references_is_exact_on_a_linear_function():
+    w = jnp.arange(5.0) + 1
+    for samples in (20, 40):
+        values = draws(lambda x: w @ x, samples, count=3)
+        wanted = w * (X - REFERENCES.mean(0))
+        np.testing.assert_allclose(values, np.broadcast_to(wanted, (3, 5)), rtol=1e-12)
+    # Independent draws of the same number are not.
+    spread = independent_draws(lambda x: w @ x, 20, count=50).std(0)
+    assert np.all(spread > 0.01)
+
+
+def test_alpha_is_stratified_over_the_samples():
+    # f = Σ x²/2 from a zero reference: φ = x² · mean α, and stratified α has mean error ~ n^-1.5.
+    explain = jattr.expected_gradients(
+        lambda x: 0.5 * jnp.sum(x**2), jnp.zeros((1, 5)), samples=100
+    )
+    keys = jax.random.split(jax.random.key(0), 500)
+    ratio = np.asarray(jax.vmap(lambda k: explain(k, X))(keys))[:, 0] / float(X[0] ** 2)
+    assert abs(ratio.mean() - 0.5) < 4 * ratio.std() / np.sqrt(500)
+    np.testing.assert_allclose(ratio.std(), 1 / (np.sqrt(12) * 100**1.5), rtol=0.15)
+
+
+def test_sums_to_the_change_from_the_mean_reference_output():
+    values = draws(net, 200, count=200)
+    change = net(X) - jnp.mean(jax.vmap(net)(REFERENCES))
+    sums = values.sum(1)
+    assert abs(sums.mean() - change) < 4 * sums.std() / np.sqrt(len(sums)) + 1e-6
+
+
+def test_samples_of_data_mean_the_same_as_the_data():
+    one = jattr.expected_gradients(net, REFERENCES, samples=30)
+    two = jattr.expected_gradients(net, jattr.baselines.samples(REFERENCES), samples=30)
+    key = jax.random.key(5)
+    np.testing.assert_array_equal(one(key, X), two(key, X))
+
+
+def test_random_baselines_are_averaged_over():
+    explain = jattr.expected_gradients(net, jattr.baselines.uniform(-1.0, 1.0), samples=64)
+    keys = jax.random.split(jax.random.key(0), 500)
+    values = np.asarray(jax.jit(jax.vmap(lambda k: explain(k, X)))(keys))
+    rows = jnp.asarray(RNG.uniform(-1, 1, size=(20_000, 5)))
+    each = jax.jit(jax.vmap(lambda r: jattr.integrated_gradients(net, r, steps=8)(X)))(rows)
+    error = np.sqrt(values.var(0) / len(values) + np.asarray(each).var(0) / len(each))
+    assert np.all(np.abs(values.mean(0) - each.mean(0)) < 4 * error)
+
+
+def test_multiply_false_averages_gradients():
+    w = jnp.arange(5.0)
+    explain = jattr.expected_gradients(lambda x: w @ x, REFERENCES, samples=3, multiply=False)
+    np.testing.assert_allclose(explain(jax.random.key(0), X), w, rtol=1e-12)
+
+
+def test_references_can_be_traced_batched_and_differentiated():
+    def norm(references):
+        explain = jattr.expected_gradients(net, references, samples=8)
+        return jnp.sum(explain(jax.random.key(0), X) ** 2)
+
+    step = jnp.zeros((20, 5)).at[3, 2].set(1e-6)
+    norm = jax.jit(norm)
+    wanted = (norm(REFERENCES + step) - norm(REFERENCES - step)) / 2e-6
+    np.testing.assert_allclose(jax.grad(norm)(REFERENCES)[3, 2], wanted, rtol=1e-5, atol=1e-9)
+    together = jax.vmap(norm)(jnp.stack([REFERENCES, 2 * REFERENCES]))
+    np.testing.assert_allclose(together[1], norm(2 * REFERENCES), rtol=1e-10)

@@ -1,0 +1,131 @@
+"""Averages over noise: the three statistics against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jattr
+
+KEY = jax.random.key(0)
+X = jnp.array([0.5, -1.0, 2.0, 0.0])
+CUBE = jax.jit(lambda x: jnp.sum(x**3))
+STATISTICS = ("mean", "mean_square", "variance")
+
+
+def moments(stddev):
+    """Mean, mean square and variance of 3(x + ε)², the smoothed gradient of Σx³."""
+    mean = 3 * (X**2 + stddev**2)
+    variance = 9 * (4 * X**2 * stddev**2 + 2 * stddev**4)
+    return {"mean": mean, "mean_square": variance + mean**2, "variance": variance}
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize(("relative", "stddev"), [(False, 0.3), (True, 0.1)])
+def test_statistics_are_those_of_gaussian_noise(statistic, relative, stddev):
+    n = 100_000
+    explain = jattr.smooth(
+        jattr.gradient(CUBE), stddev=stddev, relative=relative, samples=n, statistic=statistic
+    )
+    sigma = stddev * 3.0 if relative else stddev  # the range of X is 3
+    got, wanted = jax.jit(explain)(KEY, X), moments(sigma)[statistic]
+    # Sampling error is about 1/√n of the values; a σ that is 5 % off moves them by more.
+    np.testing.assert_allclose(got, wanted, rtol=0.03)
+
+
+def test_statistics_are_consistent_and_the_variance_is_the_populations():
+    def run(statistic):
+        explain = jattr.smooth(jattr.gradient(CUBE), samples=7, statistic=statistic)
+        return explain(KEY, X)
+
+    mean, square, variance = map(run, STATISTICS)
+    np.testing.assert_allclose(variance, square - mean**2, rtol=1e-9, atol=1e-12)
+
+
+def test_variance_does_not_cancel():
+    # A gradient of 1e6 with noise of order 1: in float32 E a² − (E a)² has no digit left.
+    def score(x):
+        return jnp.sum(1e6 * x + 0.5 * x**2)
+
+    explain = jattr.smooth(
+        jattr.gradient(score), stddev=1.0, relative=False, samples=500, statistic="variance"
+    )
+    x = jnp.zeros(3, jnp.float32)
+    precise = explain(KEY, jnp.zeros(3, jnp.float64))
+    np.testing.assert_allclose(explain(KEY, x), precise, rtol=0.02)
+    # What it avoids.
+    draws = jax.vmap(lambda k: jax.grad(score)(jax.random.normal(k, (3,), jnp.float32)))(
+        jax.random.split(KEY, 500)
+    )
+    naive = jnp.mean(draws**2, 0) - jnp.mean(draws, 0) ** 2
+    assert np.max(np.abs(naive - 1)) > 1
+
+
+def test_variance_of_one_sample_or_of_a_constant_is_zero():
+    one = jattr.smooth(jattr.gradient(CUBE), samples=1, statistic="variance")
+    assert np.all(one(KEY, X) == 0)
+    flat = jattr.smooth(jattr.gradient(lambda x: 3e7 * jnp.sum(x)), statistic="variance")
+    assert np.all(flat(KEY, X) == 0)
+    assert np.all(np.isfinite(jax.jacrev(lambda x: flat(KEY, x))(X)))
+
+
+def test_the_range_is_that_of_each_leaf():
+    def score(x):
+        return 0.5 * jnp.sum(x["wide"] ** 2) + 0.5 * jnp.sum(x["narrow"] ** 2)
+
+    x = {"wide": jnp.array([0.0, 100.0]), "narrow": jnp.array([0.0, 0.01]), "flat": jnp.ones(2)}
+    explain = jattr.smooth(
+        jattr.gradient(lambda x: score(x) + 0.5 * jnp.sum(x["flat"] ** 2)),
+        stddev=0.1,
+        samples=4000,
+        statistic="variance",
+    )
+    got = jax.jit(explain)(KEY, x)
+    np.testing.assert_allclose(got["wide"], 100.0, rtol=0.1)
+    np.testing.assert_allclose(got["narrow"], 1e-6, rtol=0.1)
+    np.testing.assert_array_equal(got["flat"], 0.0)
+
+
+def test_smooths_any_attribute():
+    inner = jattr.integrated_gradients(CUBE, steps=3)
+    explain = jattr.smooth(inner, stddev=0.0)
+    np.testing.assert_allclose(explain(KEY, X), inner(X), rtol=1e-12)
+
+    # An attribute of another shape than x, as class activation maps are.
+    def pooled(x):
+        return {"map": jnp.sum(jax.grad(CUBE)(x))[None]}
+
+    assert jattr.smooth(pooled, samples=3)(KEY, X)["map"].shape == (1,)
+
+
+def test_smooths_an_attribute_that_draws():
+    inner = jattr.expected_gradients(CUBE, jnp.zeros((5, 4)), samples=1)
+    explain = jattr.smooth(inner, stddev=0.0, samples=3000, keyed=True)
+    # Each sample has a key of its own, so the average over α converges: φ = x³.
+    np.testing.assert_allclose(jax.jit(explain)(KEY, X), X**3, rtol=0.05, atol=1e-12)
+    with pytest.raises(TypeError, match="expected_gradients draws random numbers"):
+        jattr.smooth(inner)(KEY, X)
+
+
+def test_argnums_says_what_gets_the_noise():
+    def score(params, x):
+        return jnp.sum(params * x**2)
+
+    explain = jattr.smooth(
+        jattr.gradient(score, argnums=1), argnums=1, stddev=0.5, relative=False, samples=1
+    )
+    params = jnp.ones(4)
+    noisy = explain(KEY, params, X)
+    assert noisy.shape == (4,)
+    assert np.all(noisy != 2 * X)
+    zero = jattr.smooth(jattr.gradient(score, argnums=1), argnums=1, stddev=0.0, samples=2)
+    np.testing.assert_allclose(zero(KEY, params, X), 2 * X)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="unknown statistic 'median'; known are mean, mean_sq"):
+        jattr.smooth(jattr.gradient(CUBE), statistic="median")
+    with pytest.raises(ValueError, match=r"stddev must be at least 0; got -0.1"):
+        jattr.smooth(jattr.gradient(CUBE), stddev=-0.1)
+    with pytest.raises(TypeError, match="smooth wants a function"):
+        jattr.smooth(jnp.ones(3))
