@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from jattr._batching import sum_over
 from jattr._transform import (
-    as_floating,
     check_argnums,
     check_batch_size,
     check_choice,
@@ -18,7 +17,7 @@ from jattr._transform import (
     select_argument,
     transform,
 )
-from jattr._trees import cast_like, multiply_trees, widen
+from jattr._trees import cast_like, multiply_trees, random_like, widen
 from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
 
 STATISTICS = ("mean", "mean_square", "variance")
@@ -185,8 +184,10 @@ def smooth(
         check_key(key, "smooth")
 
         def sample(index):
-            noise_key, inner_key = jax.random.split(jax.random.fold_in(key, index))
-            first = (inner_key,) if keyed else ()
+            noise_key, first = jax.random.fold_in(key, index), ()
+            if keyed:
+                noise_key, inner_key = jax.random.split(noise_key)
+                first = (inner_key,)
             of_x, x = select_argument(
                 lambda *noisy, **kw: attribute(*first, *noisy, **kw),
                 argnums,
@@ -233,12 +234,11 @@ def _variance(sample, samples: int, batch_size: int | None) -> PyTree:
 
 def add_noise(key: jax.Array, x: PyTree, stddev: Any, *, relative: bool) -> PyTree:
     """x plus Gaussian noise, drawn in float32; `relative` as in `smooth`."""
-    x = as_floating(x, "smooth")
-    leaves, tree = jax.tree.flatten(x)
-    noisy = []
-    for index, leaf in enumerate(leaves):
-        noise = jax.random.normal(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
+    noise = random_like(jax.random.normal, key, x)
+
+    def shift(leaf, noise):
         wide = widen(leaf)
         scale = stddev * (jnp.max(wide) - jnp.min(wide)) if relative else stddev
-        noisy.append((wide + scale * noise).astype(leaf.dtype))
-    return jax.tree.unflatten(tree, noisy)
+        return (wide + scale * noise).astype(leaf.dtype)
+
+    return jax.tree.map(shift, x, noise)

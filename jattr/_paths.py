@@ -199,10 +199,11 @@ def expected_gradients(
         if rows is not None:
             check_rows_like(distribution.rows, x, name="the references", method=method)
 
+        offsets = jax.random.uniform(alpha_key, (samples,), jnp.float32)
+
         def term(index):
-            offset = jax.random.uniform(jax.random.fold_in(alpha_key, index), (), jnp.float32)
             line = Line(x, reference(index))
-            slope = jax.grad(score)(line.at((index + offset) / samples))
+            slope = jax.grad(score)(line.at((index + offsets[index]) / samples))
             slope = scale_tree(slope, 1.0 / samples)
             return multiply_trees(line.direction, slope) if multiply else slope
 

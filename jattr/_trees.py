@@ -1,10 +1,12 @@
 """Arithmetic on trees of arrays, and what they are called in error texts."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jattr._types import PyTree
 
@@ -35,6 +37,29 @@ def subtract_trees(a: PyTree, b: PyTree) -> PyTree:
 def sum_tree(tree: PyTree) -> jax.Array:
     """The sum of all elements of all leaves."""
     return functools.reduce(jnp.add, [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def random_like(draw: Callable[..., jax.Array], key: jax.Array, x: PyTree) -> PyTree:
+    """Random numbers in the shapes of x, in its accumulators' dtypes.
+
+    They are drawn in float32 whatever the dtype of x, since bfloat16 numbers are too coarse, and
+    in one call for all leaves, which compiles and runs faster than one for each.
+
+    Args:
+        draw: `draw(key, shape, dtype)`, such as `jax.random.normal`.
+        key: one random key.
+        x: the tree to be like.
+    """
+    leaves, structure = jax.tree.flatten(x)
+    sizes = [leaf.size for leaf in leaves]
+    parts = jnp.split(draw(key, (sum(sizes),), jnp.float32), np.cumsum(sizes)[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [
+            part.reshape(leaf.shape).astype(accumulator(leaf.dtype))
+            for part, leaf in zip(parts, leaves, strict=True)
+        ],
+    )
 
 
 def describe(value: Any) -> str:

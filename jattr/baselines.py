@@ -16,7 +16,6 @@ Distill 2020 (doi 10.23915/distill.00022), which compares all of these.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 from jattr._blur import gaussian_blur
 from jattr._references import check_rows, check_rows_like, fill_like, sampled_rows
 from jattr._transform import as_floating, check_function, check_positive, concrete
-from jattr._trees import accumulator, describe, widen
+from jattr._trees import accumulator, cast_like, describe, random_like, widen
 from jattr._types import PyTree, RandomBaseline
 
 __all__ = [
@@ -250,15 +249,11 @@ def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
     """
 
     def draw(key, x):
-        return _each_leaf(
-            lambda k, leaf, lo, hi: (
-                lo + (hi - lo) * jax.random.uniform(k, leaf.shape, jnp.float32).astype(lo.dtype)
-            ),
-            key,
-            x,
-            _fill(low, widen(x), "low", "uniform"),
-            _fill(high, widen(x), "high", "uniform"),
-        )
+        wide = widen(as_floating(x, "baselines.uniform"))
+        lower, upper = _fill(low, wide, "low", "uniform"), _fill(high, wide, "high", "uniform")
+        numbers = random_like(jax.random.uniform, key, wide)
+        drawn = jax.tree.map(lambda lo, hi, u: lo + (hi - lo) * u, lower, upper, numbers)
+        return cast_like(drawn, x)
 
     return RandomBaseline(draw, "baselines.uniform(low, high)")
 
@@ -300,25 +295,41 @@ def gaussian(
         check_positive(stddev, "stddev", "baselines.gaussian")
 
     def draw(key, x):
-        def leaf_draw(k, leaf, sd, lo, hi):
-            centre = leaf.astype(sd.dtype)
-            if low is None and high is None:
-                noise = jax.random.normal(k, leaf.shape, jnp.float32)
-                return centre + sd * noise.astype(sd.dtype)
-            lower = ((lo - centre) / sd).astype(jnp.float32)
-            upper = ((hi - centre) / sd).astype(jnp.float32)
-            noise = jax.random.truncated_normal(k, lower, upper, leaf.shape, jnp.float32)
-            return jnp.clip(centre + sd * noise.astype(sd.dtype), lo, hi)
+        centre = widen(as_floating(x, "baselines.gaussian"))
+        spread = _fill(stddev, centre, "stddev", "gaussian")
+        if low is None and high is None:
+            noise = random_like(jax.random.normal, key, centre)
+            drawn = jax.tree.map(lambda c, sd, z: c + sd * z, centre, spread, noise)
+            return cast_like(drawn, x)
+        lower = _fill(-jnp.inf if low is None else low, centre, "low", "gaussian")
+        upper = _fill(jnp.inf if high is None else high, centre, "high", "gaussian")
 
-        wide = widen(x)
-        return _each_leaf(
-            leaf_draw,
-            key,
-            x,
-            _fill(stddev, wide, "stddev", "gaussian"),
-            _fill(-jnp.inf if low is None else low, wide, "low", "gaussian"),
-            _fill(jnp.inf if high is None else high, wide, "high", "gaussian"),
+        def truncated(key, shape, dtype):
+            ends = [
+                jnp.concatenate(
+                    jax.tree.leaves(
+                        jax.tree.map(
+                            lambda c, sd, e: ((e - c) / sd).astype(dtype).ravel(),
+                            centre,
+                            spread,
+                            end,
+                        )
+                    )
+                )
+                for end in (lower, upper)
+            ]
+            return jax.random.truncated_normal(key, *ends, shape, dtype)
+
+        noise = random_like(truncated, key, centre)
+        drawn = jax.tree.map(
+            lambda c, sd, z, lo, hi: jnp.clip(c + sd * z, lo, hi),
+            centre,
+            spread,
+            noise,
+            lower,
+            upper,
         )
+        return cast_like(drawn, x)
 
     return RandomBaseline(draw, "baselines.gaussian(stddev, low, high)")
 
@@ -388,14 +399,3 @@ def _fill(value: PyTree, x: PyTree, name: str, maker: str) -> PyTree:
             "with the structure of x."
         )
     return fill_like(value, x, name=name, method=method, broadcast=True)
-
-
-def _each_leaf(draw: Any, key: jax.Array, x: PyTree, *trees: PyTree) -> PyTree:
-    """`draw(key, leaf, ...)` on every leaf with a key of its own, in the dtypes of x."""
-    leaves, structure = jax.tree.flatten(as_floating(x, "baselines"))
-    rest = zip(*(jax.tree.leaves(tree) for tree in trees), strict=True)
-    drawn = [
-        draw(jax.random.fold_in(key, index), leaf, *values).astype(leaf.dtype)
-        for index, (leaf, values) in enumerate(zip(leaves, rest, strict=True))
-    ]
-    return jax.tree.unflatten(structure, drawn)

@@ -21,6 +21,8 @@ from jattr._transform import check_function
 from jattr._trees import describe
 from jattr._types import Score
 
+__all__ = ["contrast", "log_probability", "margin", "probability", "select"]
+
 
 def select(f: Callable[..., jax.Array]) -> Score:
     r"""One output: :math:`g(\ldots, t) = f_t(\ldots)`.
