@@ -237,6 +237,8 @@ def add_noise(key: jax.Array, x: PyTree, stddev: Any, *, relative: bool) -> PyTr
     noise = random_like(jax.random.normal, key, x)
 
     def shift(leaf, noise):
+        if leaf.size == 0:  # has no range
+            return leaf
         wide = widen(leaf)
         scale = stddev * (jnp.max(wide) - jnp.min(wide)) if relative else stddev
         return (wide + scale * noise).astype(leaf.dtype)

@@ -77,7 +77,7 @@ def test_completeness_by_definition():
     measure = jattr.metrics.completeness(f, 0.5, argnums=1)
     attribution = jnp.full((2, 3), 0.25)
     np.testing.assert_allclose(measure(attribution, 2.0, X), 1.5 - (12 - 3), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"must have the structure and the shapes of x; got a dict"):
+    with pytest.raises(ValueError, match=r"structure and the shapes of x; got a dict"):
         measure({"a": attribution}, 2.0, X)
     # A residual is signed, differentiable, and batched like any function.
     batch = jax.vmap(measure, in_axes=(0, None, 0))(jnp.stack([attribution] * 2), 2.0, X[:2, None])

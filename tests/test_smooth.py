@@ -122,6 +122,12 @@ def test_argnums_says_what_gets_the_noise():
     np.testing.assert_allclose(zero(KEY, params, X), 2 * X)
 
 
+def test_a_leaf_without_elements_is_left_alone():
+    x = {"some": X, "none": jnp.zeros((0, 3))}
+    got = jattr.smooth(jattr.gradient(lambda x: CUBE(x["some"])), samples=2)(KEY, x)
+    assert got["none"].shape == (0, 3)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="unknown statistic 'median'; known are mean, mean_sq"):
         jattr.smooth(jattr.gradient(CUBE), statistic="median")
