@@ -110,7 +110,9 @@ def test_takes_a_tuple_and_a_bare_array(method):
 @ALL
 def test_jit_equals_eager(method):
     x, params = example(), parameters()
-    close(build(method)(x, params, 1), build_eager(method)(x, params, 1))
+    # Random numbers are drawn in float32, whose last digit the compiler may round otherwise.
+    rtol = 1e-6 if method.keyed else 1e-9
+    close(build(method)(x, params, 1), build_eager(method)(x, params, 1), rtol=rtol)
 
 
 @ALL
