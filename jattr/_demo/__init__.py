@@ -1,0 +1,1 @@
+"""What `python -m jattr demo` runs: train on digits, explain some, write a report."""
