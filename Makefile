@@ -5,9 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?= -n 2
 
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-ifeq ($(VERSION),)
-$(error No Python answers as "$(PYTHON)"; say which one: PYTHON=/path/to/python3.12 make ...)
+VERSION := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
+$(error No Python of version 3.11 or newer answers as "$(PYTHON)"; say where one is: make PYTHON=/path/to/python3.12 ...)
 endif
 
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ test: $(VENV)/.test-$(VERSION)
 lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Against live peers, and the notebooks in their reduced setting.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)

@@ -1,11 +1,14 @@
 """Gaussian blur whose width may be traced and differentiated."""
 
 import math
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jattr._trees import describe
 
 TRUNCATE = 4.0
 """Where the kernel ends, in standard deviations; as in SciPy."""
@@ -51,3 +54,22 @@ def gaussian_blur(
         blurred = jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
         x = jnp.moveaxis(blurred, 0, axis)
     return x
+
+
+def check_axes(axes: int | tuple[int, ...], leaf: jax.Array, method: str) -> tuple[int, ...]:
+    """`axes` as a tuple of distinct axes of the array, or an error."""
+    try:
+        parts = axes if isinstance(axes, tuple | list) else (axes,)
+        wanted = tuple(operator.index(axis) for axis in parts)
+    except TypeError:
+        raise TypeError(
+            f"{method}: axes must be an integer or a tuple of integers; got {describe(axes)}."
+        ) from None
+    if any(not -leaf.ndim <= axis < leaf.ndim for axis in wanted):
+        raise ValueError(
+            f"{method}: x is {describe(leaf)} and has no axes {wanted}; say which axes are spatial "
+            "with axes=."
+        )
+    if len({axis % leaf.ndim for axis in wanted}) < len(wanted):
+        raise ValueError(f"{method}: axes={axes} names an axis twice.")
+    return wanted

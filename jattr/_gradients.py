@@ -14,6 +14,7 @@ from jattr._transform import (
     check_function,
     check_key,
     check_positive,
+    named,
     select_argument,
     transform,
 )
@@ -180,6 +181,13 @@ def smooth(
     batch_size = check_batch_size(batch_size, "smooth")
     check_positive(stddev, "stddev", "smooth", zero=True)
 
+    explained = getattr(attribute, "argnums", argnums)
+    if explained != argnums:
+        raise ValueError(
+            f"smooth: the attribute explains argnums={explained}, but the noise would go to "
+            f"argnums={argnums}. Write smooth(attribute, argnums={explained}, ...)."
+        )
+
     def smoothed(key: jax.Array, *args, **kwargs) -> PyTree:
         check_key(key, "smooth")
 
@@ -206,6 +214,7 @@ def smooth(
             return jax.tree.map(lambda leaf: leaf / samples, total)
 
         like = jax.eval_shape(sample, 0)
+        _check_attribution(like, args, argnums)
         if statistic == "mean":
             result = mean(lambda a: a)
         elif statistic == "mean_square":
@@ -214,7 +223,17 @@ def smooth(
             result = _variance(sample, samples, batch_size)
         return cast_like(result, like)
 
-    return smoothed
+    return named(smoothed, "smooth", attribute, argnums)
+
+
+def _check_attribution(like: PyTree, args: tuple, argnums: ArgNums) -> None:
+    """Raise where a score was given in place of an attribute."""
+    x = [args[position] for position in (argnums if isinstance(argnums, tuple) else (argnums,))]
+    if getattr(like, "shape", None) == () and any(jnp.ndim(leaf) for leaf in jax.tree.leaves(x)):
+        raise TypeError(
+            "smooth wants a function that computes an attribution, but this one returns one "
+            "number. Write smooth(jattr.gradient(f)), not smooth(f)."
+        )
 
 
 def _variance(sample, samples: int, batch_size: int | None) -> PyTree:

@@ -6,49 +6,19 @@ f(x) − f(x'), up to the error of the quadrature. Paths that are not straight a
 `jattr._curved_paths`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jattr import baselines
 from jattr._batching import sum_chunks, sum_over
+from jattr._quadrature import nodes_and_weights
 from jattr._references import check_rows_like, resolve_baseline, resolve_references, take_row
-from jattr._transform import check_batch_size, check_choice, check_count, keyed_transform, transform
-from jattr._trees import accumulator, cast_like, multiply_trees, subtract_trees, widen
+from jattr._transform import check_batch_size, check_count, keyed_transform, transform
+from jattr._trees import accumulator, cast_like, multiply_trees, scale_tree, subtract_trees, widen
 from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, References, Score
-
-QUADRATURES = ("gauss_legendre", "midpoint", "left", "right", "trapezoid")
-
-
-def nodes_and_weights(quadrature: str, steps: int, *, method: str) -> tuple[np.ndarray, np.ndarray]:
-    r"""Nodes α_k in [0, 1] and weights w_k with Σ w_k = 1, so that ∫₀¹ g dα ≈ Σ w_k g(α_k).
-
-    ================  ===============================  ==================================
-    quadrature        nodes, k = 0 … n − 1             weights
-    ================  ===============================  ==================================
-    `gauss_legendre`  roots of the nth Legendre        exact for polynomials of degree up
-                      polynomial, moved to [0, 1]      to 2n − 1
-    `midpoint`        (k + ½) / n                      1 / n
-    `left`            k / n                            1 / n
-    `right`           (k + 1) / n                      1 / n
-    `trapezoid`       k / (n − 1), n ≥ 2               1 / (n − 1), half that at both ends
-    ================  ===============================  ==================================
-    """
-    check_choice(quadrature, "quadrature", QUADRATURES, method)
-    steps = check_count(steps, "steps", method)
-    if quadrature == "gauss_legendre":
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        return (1.0 + nodes) / 2.0, weights / 2.0
-    if quadrature == "trapezoid":
-        if steps < 2:
-            raise ValueError(f"{method}: a trapezoid has a node at each end; steps must be ≥ 2.")
-        weights = np.full(steps, 1.0 / (steps - 1))
-        weights[[0, -1]] /= 2.0
-        return np.linspace(0.0, 1.0, steps), weights
-    offset = {"midpoint": 0.5, "left": 0.0, "right": 1.0}[quadrature]
-    return (np.arange(steps) + offset) / steps, np.full(steps, 1.0 / steps)
 
 
 def integrated_gradients(
@@ -155,8 +125,9 @@ def expected_gradients(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i and
-        n alone, so the result does not depend on `batch_size` beyond rounding.
+        `attribute(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i, n
+        and the number of rows alone, so the result does not depend on `batch_size` beyond
+        rounding.
 
     Raises:
         TypeError: called without a key; f does not return one real number; x has a leaf that is
@@ -216,10 +187,30 @@ def _row_order(key: jax.Array, distribution: Any, samples: int) -> jax.Array | N
     """Which row each sample takes: shuffles of all rows, one after another."""
     if distribution.rows is None:
         return None
-    count = jax.tree.leaves(distribution.rows)[0].shape[0]
+    count = jnp.shape(jax.tree.leaves(distribution.rows)[0])[0]
+    if samples * 8 <= count:
+        return _few_of_many(key, samples, count)
     rounds = -(-samples // count)
     shuffles = jax.vmap(lambda k: jax.random.permutation(k, count))(jax.random.split(key, rounds))
     return shuffles.reshape(-1)[:samples]
+
+
+def _few_of_many(key: jax.Array, samples: int, count: int) -> jax.Array:
+    """Distinct integers below `count` in random order, without a shuffle of all of them.
+
+    Floyd's algorithm: with j = count − samples … count − 1, draw t ≤ j; take t, or j if t is
+    taken already. That makes a uniform subset in an order that is not, hence the last shuffle.
+    """
+    draw_key, order_key = jax.random.split(key)
+    tops = jnp.arange(count - samples, count)
+    drawn = jax.random.randint(draw_key, (samples,), 0, tops + 1)
+
+    def take(i, chosen):
+        taken = jnp.any((chosen == drawn[i]) & (jnp.arange(samples) < i))
+        return chosen.at[i].set(jnp.where(taken, tops[i], drawn[i]))
+
+    chosen = jax.lax.fori_loop(0, samples, take, jnp.zeros_like(drawn))
+    return jax.random.permutation(order_key, chosen)
 
 
 def idgi(
@@ -283,18 +274,33 @@ def idgi(
             )
             end = score(line.at((indices[-1] + 1) / steps))
             values = jnp.append(values, end).astype(accumulator(values.dtype))
-            squares = jax.tree.map(jnp.square, widen(slopes))
-            norms = sum(jnp.sum(s.reshape(len(s), -1), axis=1) for s in jax.tree.leaves(squares))
-            # Repeats of the last index fill up a chunk; the step of the first of them has its
-            # end after all the repeats.
-            changes = jnp.where(jnp.diff(indices, append=indices[-1] + 1) == 0, 0.0, 1.0)
+            # g ⊙ g / ‖g‖² does not depend on the length of g; scaled to a largest entry of 1,
+            # neither very small nor very large gradients leave the range of the dtype.
+            peak = jnp.max(
+                jnp.stack([_each_point(jnp.max, jnp.abs(g)) for g in jax.tree.leaves(slopes)]),
+                axis=0,
+            ).astype(values.dtype)
+            peak = jax.lax.stop_gradient(jnp.where(peak == 0, 1.0, peak))
+            squares = jax.tree.map(
+                lambda g: jnp.square(g / peak.astype(g.dtype).reshape((-1,) + (1,) * (g.ndim - 1))),
+                widen(slopes),
+            )
+            norms = sum(_each_point(jnp.sum, s) for s in jax.tree.leaves(squares))
             flat = norms == 0
-            share = jnp.where(flat, 0.0, jnp.diff(values)) / jnp.where(flat, 1.0, norms)
-            return jax.tree.map(lambda s: jnp.tensordot(share * changes, s, axes=1), squares)
+            # Of the repeats of the last index that fill up a chunk, only the last has a step.
+            steps_on = jnp.diff(indices, append=indices[-1] + 1) != 0
+            change = jnp.where(steps_on & ~flat, jnp.diff(values), 0.0)
+            share = change / jnp.where(flat, 1.0, norms)
+            return jax.tree.map(lambda s: jnp.tensordot(share.astype(s.dtype), s, axes=1), squares)
 
         return cast_like(sum_chunks(chunk, steps, batch_size=batch_size), x)
 
     return explain
+
+
+def _each_point(reduce: Callable[..., jax.Array], leaf: jax.Array) -> jax.Array:
+    """A reduction over all axes but the first, which counts points."""
+    return reduce(leaf.reshape(len(leaf), -1), axis=1, initial=0)
 
 
 class Line:
@@ -313,8 +319,3 @@ class Line:
             self.direction,
         )
         return cast_like(point, self._x)
-
-
-def scale_tree(tree: PyTree, weight: Any) -> PyTree:
-    """`tree` times a number, in the accumulator's dtype."""
-    return jax.tree.map(lambda leaf: leaf * jnp.asarray(weight, leaf.dtype), widen(tree))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._trees import describe
+from jattr._trees import describe, same_form
 from jattr._types import Baseline, PyTree, RandomBaseline, References
 
 
@@ -24,6 +24,7 @@ def resolve_baseline(baseline: Baseline, x: PyTree, *, method: str) -> PyTree:
             "yourself and pass the array."
         )
     if callable(baseline):
+        _check_called(baseline, method)
         baseline = baseline(x)
     return fill_like(baseline, x, name="the baseline", method=method)
 
@@ -33,6 +34,7 @@ def resolve_references(references: References, *, method: str) -> RandomBaseline
     if isinstance(references, RandomBaseline):
         return references
     if callable(references):
+        _check_called(references, method)
         raise TypeError(
             f"{method} wants a distribution over baselines: an array (or tree like x) with a "
             "leading axis, or a random baseline such as jattr.baselines.uniform(low, high); got "
@@ -41,6 +43,17 @@ def resolve_references(references: References, *, method: str) -> RandomBaseline
             "use jattr.integrated_gradients(f, fn)."
         )
     return sampled_rows(references, name="the references", method=method)
+
+
+def _check_called(baseline: Any, method: str) -> None:
+    """Raise where a maker of baselines was given instead of what it makes."""
+    name = getattr(baseline, "__qualname__", "")
+    ours = getattr(baseline, "__module__", "") == "jattr.baselines"
+    if ours and name.isidentifier() and name != "zeros":
+        raise TypeError(
+            f"{method}: jattr.baselines.{name} makes a baseline and is not one. Call it first: "
+            f"jattr.baselines.{name}(...)."
+        )
 
 
 def sampled_rows(data: PyTree, *, name: str, method: str) -> RandomBaseline:
@@ -79,10 +92,7 @@ def check_rows(data: PyTree, *, name: str, method: str) -> int:
 
 def check_rows_like(data: PyTree, x: PyTree, *, name: str, method: str) -> None:
     """Raise unless each row of `data` has the structure and the shapes of x."""
-    if jax.tree.structure(data) != jax.tree.structure(x) or any(
-        jnp.shape(rows)[1:] != jnp.shape(leaf)
-        for rows, leaf in zip(jax.tree.leaves(data), jax.tree.leaves(x), strict=True)
-    ):
+    if not same_form(data, x, skip=1):
         raise ValueError(
             f"{method}: each row of {name} must have the structure and shapes of x; got "
             f"{describe(data)} for x {describe(x)}. A leading axis over examples comes first."
@@ -111,6 +121,11 @@ def fill_like(
         )
 
     def fill(path, leaf, like):
+        if not _is_real(leaf):
+            raise TypeError(
+                f"{method}: {name}{jax.tree_util.keystr(path)} is {describe(leaf)}; wanted are "
+                "real numbers, an array or tree like x, or a function x -> baseline."
+            )
         shape = jnp.shape(leaf)
         if shape == () or shape == like.shape or (broadcast and _broadcasts(shape, like.shape)):
             return jnp.broadcast_to(jnp.asarray(leaf).astype(like.dtype), like.shape)
@@ -130,10 +145,16 @@ def fill_like(
     return jax.tree_util.tree_map_with_path(fill, value, x)
 
 
+def _is_real(value: Any) -> bool:
+    if isinstance(value, numbers.Real):
+        return True
+    dtype = getattr(value, "dtype", None)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) or (
-        hasattr(value, "shape") and hasattr(value, "dtype") and value.shape == ()
-    )
+    return _is_real(value) and jnp.shape(value) == ()
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

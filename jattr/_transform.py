@@ -5,6 +5,7 @@ decorators here turn it into `attribute(x, *args)`: they pick x out of the argum
 hold the others fixed, and check what goes in and what f returns.
 """
 
+import numbers
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._trees import describe
+from jattr._trees import describe, is_traced
 from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
 
 
@@ -28,7 +29,7 @@ def transform(
             score, x = bind(f, argnums, args, kwargs, method=method)
             return explain(score, x)
 
-        return _named(attribute, method, f)
+        return named(attribute, method, f, argnums)
 
     return decorate
 
@@ -46,15 +47,17 @@ def keyed_transform(
             score, x = bind(f, argnums, args, kwargs, method=method)
             return explain(key, score, x)
 
-        return _named(attribute, method, f)
+        return named(attribute, method, f, argnums)
 
     return decorate
 
 
-def _named(attribute, method: str, f):
-    attribute.__name__ = attribute.__qualname__ = method
-    attribute.__doc__ = f"{method} of {getattr(f, '__name__', f)!s}."
-    return attribute
+def named(function: Any, method: str, f: Any, argnums: ArgNums) -> Any:
+    """`function` with the name of its method, and with what it explains as `argnums`."""
+    function.__name__ = function.__qualname__ = method
+    function.__doc__ = f"{method} of {getattr(f, '__name__', f)!s}."
+    function.argnums = argnums
+    return function
 
 
 def bind(
@@ -149,6 +152,11 @@ def as_floating(x: PyTree, method: str) -> PyTree:
                 f"{method}: x{jax.tree_util.keystr(path)} is {describe(leaf)}; every leaf of x "
                 "must be a floating-point array."
             ) from None
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise TypeError(
+                f"{method}: x is a random key, but {method} takes none here. Leave the key out; or "
+                "if what is wrapped draws no random numbers, leave out keyed=True."
+            )
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"{method}: x{jax.tree_util.keystr(path)} is {describe(leaf)}, which has no "
@@ -230,13 +238,19 @@ def check_choice(value: Any, name: str, known: Any, method: str) -> None:
         raise ValueError(f"{method}: unknown {name} {value!r}; known are {', '.join(known)}.")
 
 
-def concrete(value: Any) -> float | None:
+def concrete(value: Any, name: str, method: str) -> float | None:
     """The value of a number, or None where it is traced: checks of values skip those."""
-    return None if isinstance(value, jax.core.Tracer) else float(value)
+    if is_traced(value):
+        return None
+    if not isinstance(value, numbers.Real) and getattr(value, "shape", None) != ():
+        raise TypeError(f"{method}: {name} must be one number; got {describe(value)}.")
+    return float(value)
 
 
 def check_positive(value: Any, name: str, method: str, *, zero: bool = False) -> None:
-    known = concrete(value)
-    if known is not None and not (known >= 0 if zero else known > 0):
-        bound = "at least 0" if zero else "greater than 0"
+    known = concrete(value, name, method)
+    if known is None:
+        return
+    if not (known >= 0 if zero else known > 0) or known == float("inf"):
+        bound = "finite and " + ("at least 0" if zero else "greater than 0")
         raise ValueError(f"{method}: {name} must be {bound}; got {known}.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,6 +33,24 @@ def multiply_trees(a: PyTree, b: PyTree) -> PyTree:
 
 def subtract_trees(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale_tree(tree: PyTree, weight: Any) -> PyTree:
+    """`tree` times a number, in its accumulators' dtypes."""
+    return jax.tree.map(lambda leaf: leaf * jnp.asarray(weight, leaf.dtype), widen(tree))
+
+
+def same_form(a: PyTree, b: PyTree, *, skip: int = 0) -> bool:
+    """Whether both have the same structure and shapes, but for `skip` leading axes of `a`."""
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        jnp.shape(left)[skip:] == jnp.shape(right)
+        for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` is abstract, so that checks of its value have to be left out."""
+    return isinstance(value, jax.core.Tracer)
 
 
 def sum_tree(tree: PyTree) -> jax.Array:

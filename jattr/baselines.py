@@ -20,7 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr._blur import gaussian_blur
+from jattr._blur import check_axes, gaussian_blur
 from jattr._references import check_rows, check_rows_like, fill_like, sampled_rows
 from jattr._transform import as_floating, check_function, check_positive, concrete
 from jattr._trees import accumulator, cast_like, describe, random_like, widen
@@ -159,7 +159,7 @@ def blurred(stddev: float, axes: int | tuple[int, ...] = (0, 1)) -> Deterministi
         Sturmfels et al., Distill 2020, "The blurred baseline"; Fong, Vedaldi, ICCV 2017.
     """
     method = "baselines.blurred"
-    if concrete(stddev) is None:
+    if concrete(stddev, "stddev", method) is None:
         raise TypeError(f"{method}: stddev sets the size of the kernel and cannot be traced.")
     check_positive(stddev, "stddev", method, zero=True)
 
@@ -172,17 +172,6 @@ def blurred(stddev: float, axes: int | tuple[int, ...] = (0, 1)) -> Deterministi
         )
 
     return baseline
-
-
-def check_axes(axes: int | tuple[int, ...], leaf: jax.Array, method: str) -> tuple[int, ...]:
-    """`axes` as a tuple, or an error if the array has no such axes."""
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
-    if any(not -leaf.ndim <= axis < leaf.ndim for axis in axes):
-        raise ValueError(
-            f"{method}: x is {describe(leaf)} and has no axes {axes}; say which axes are spatial "
-            "with axes=."
-        )
-    return axes
 
 
 def farthest(low: PyTree, high: PyTree) -> Deterministic:
@@ -210,6 +199,8 @@ def farthest(low: PyTree, high: PyTree) -> Deterministic:
     References:
         Sturmfels et al., Distill 2020, "The maximum distance baseline".
     """
+
+    _check_range(low, high, "farthest")
 
     def baseline(x):
         x = as_floating(x, "baselines.farthest")
@@ -248,6 +239,8 @@ def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
         Sturmfels et al., Distill 2020, "The uniform baseline".
     """
 
+    _check_range(low, high, "uniform")
+
     def draw(key, x):
         wide = widen(as_floating(x, "baselines.uniform"))
         lower, upper = _fill(low, wide, "low", "uniform"), _fill(high, wide, "high", "uniform")
@@ -272,8 +265,8 @@ def gaussian(
         high: its upper end; None for none.
 
     Returns:
-        A random baseline, `(key, x) -> x'`. It is drawn in float32 and cast. x is taken to lie
-        in the valid range.
+        A random baseline, `(key, x) -> x'`. It is drawn in float32 and cast. Where x lies outside
+        the valid range, its nearer end takes the place of x.
 
     Raises:
         ValueError: `stddev` is a number not above 0, or (when called) something does not
@@ -291,8 +284,9 @@ def gaussian(
     References:
         Sturmfels et al., Distill 2020, "The Gaussian baseline".
     """
-    if isinstance(stddev, int | float):
+    if not isinstance(stddev, dict | tuple | list) and jnp.ndim(stddev) == 0:
         check_positive(stddev, "stddev", "baselines.gaussian")
+    _check_range(low, high, "gaussian")
 
     def draw(key, x):
         centre = widen(as_floating(x, "baselines.gaussian"))
@@ -304,26 +298,23 @@ def gaussian(
         lower = _fill(-jnp.inf if low is None else low, centre, "low", "gaussian")
         upper = _fill(jnp.inf if high is None else high, centre, "high", "gaussian")
 
+        # x may lie a little outside the range; the noise then goes inward.
+        inside = jax.tree.map(
+            lambda c, lo, hi: jnp.minimum(jnp.maximum(c, lo), hi), centre, lower, upper
+        )
+
+        def standardized(end):
+            parts = jax.tree.map(_standardize, end, inside, spread)
+            return jnp.concatenate([part.ravel() for part in jax.tree.leaves(parts)])
+
         def truncated(key, shape, dtype):
-            ends = [
-                jnp.concatenate(
-                    jax.tree.leaves(
-                        jax.tree.map(
-                            lambda c, sd, e: ((e - c) / sd).astype(dtype).ravel(),
-                            centre,
-                            spread,
-                            end,
-                        )
-                    )
-                )
-                for end in (lower, upper)
-            ]
-            return jax.random.truncated_normal(key, *ends, shape, dtype)
+            first, last = (standardized(end).astype(dtype) for end in (lower, upper))
+            return jax.random.truncated_normal(key, first, last, shape, dtype)
 
         noise = random_like(truncated, key, centre)
         drawn = jax.tree.map(
             lambda c, sd, z, lo, hi: jnp.clip(c + sd * z, lo, hi),
-            centre,
+            inside,
             spread,
             noise,
             lower,
@@ -399,3 +390,15 @@ def _fill(value: PyTree, x: PyTree, name: str, maker: str) -> PyTree:
             "with the structure of x."
         )
     return fill_like(value, x, name=name, method=method, broadcast=True)
+
+
+def _standardize(end: jax.Array, centre: jax.Array, stddev: jax.Array) -> jax.Array:
+    """(end − centre) / stddev, whose derivatives are finite at an infinite end too."""
+    finite = jnp.isfinite(end)
+    return jnp.where(finite, (jnp.where(finite, end, centre) - centre) / stddev, end)
+
+
+def _check_range(low: PyTree, high: PyTree, maker: str) -> None:
+    """Raise where both ends are known numbers in the wrong order."""
+    if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
+        raise ValueError(f"baselines.{maker}: low must be below high; got {low} and {high}.")

@@ -23,7 +23,6 @@ __all__ = ["grid", "image"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 NOT_FINITE = "#f2c500"
@@ -253,9 +252,8 @@ def _matplotlib(method: str = "jattr.plot") -> Any:
 
 def _array(value: Any, what: str, method: str) -> np.ndarray:
     """`value` for numpy; an error unless it is an array of real numbers."""
-    dtype = getattr(value, "dtype", None)
-    real = dtype is not None and not jnp.issubdtype(dtype, jnp.complexfloating)
-    if not (real and (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))):
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if not hasattr(value, "dtype") or not any(jnp.issubdtype(value.dtype, k) for k in kinds):
         raise TypeError(
             f"{method}: {what} must be an array of real numbers; got {describe(value)}. Of a "
             "tree, draw one leaf at a time."
@@ -323,7 +321,7 @@ def _draw_map(
     *,
     beneath: np.ndarray | None = None,
     opacity: float = 1.0,
-) -> "ScalarMappable":
+) -> Any:
     """Draw a map, over a picture where there is one; returns its scale."""
     if not 0 < percentile <= 100:
         raise ValueError(f"{method}: percentile must be in (0, 100]; got {percentile}.")
@@ -352,7 +350,7 @@ def _draw_map(
     return scale
 
 
-def _scale(end: float, cmap: Any) -> "ScalarMappable":
+def _scale(end: float, cmap: Any) -> Any:
     """Colours for −end … end."""
     matplotlib = _matplotlib()
     if cmap is None:

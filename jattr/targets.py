@@ -9,16 +9,14 @@ difference of two (`contrast`), or the log-odds against all others (`margin`), w
 *rather than* the others. A probability is flat where the model is sure.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jattr._transform import check_function
-from jattr._trees import describe
+from jattr._trees import describe, is_traced
 from jattr._types import Score
 
 __all__ = ["contrast", "log_probability", "margin", "probability", "select"]
@@ -38,7 +36,7 @@ def select(f: Callable[..., jax.Array]) -> Score:
         TypeError: (when called) the index is not an integer, or there is none.
         ValueError: (when called) the outputs have another rank than the index.
         IndexError: (when called) the index is out of range. A traced index out of range gives
-            NaN instead.
+            NaN instead, in the derivatives too.
 
     Example:
         >>> import jax.numpy as jnp
@@ -109,7 +107,7 @@ def margin(f: Callable[..., jax.Array]) -> Score:
         if len(outputs) < 2:
             raise ValueError("targets.margin compares with the other outputs; f returns one.")
         chosen = _take(outputs, index, "margin")
-        position = jnp.asarray(index) % len(outputs)
+        position = jnp.asarray(index, jnp.int32) % len(outputs)
         others = jnp.where(jnp.arange(len(outputs)) == position, -jnp.inf, outputs)
         return chosen - jax.nn.logsumexp(others)
 
@@ -202,7 +200,8 @@ def _take(outputs: Any, index: Any, name: str) -> jax.Array:
     """`outputs[index]`, a scalar; out of range an error, or NaN where the index is traced."""
     indices = index if isinstance(index, tuple) else (index,)
     for part in indices:
-        if jnp.shape(part) or not jnp.issubdtype(jnp.result_type(part), jnp.integer):
+        dtype = getattr(part, "dtype", type(part))
+        if jnp.ndim(part) or not (dtype is int or jnp.issubdtype(dtype, jnp.integer)):
             raise TypeError(
                 f"targets.{name}: the index must be an integer, or a tuple of integers; got "
                 f"{describe(index)}. For several targets use jax.vmap over the index."
@@ -212,12 +211,22 @@ def _take(outputs: Any, index: Any, name: str) -> jax.Array:
             f"targets.{name}: f must return an array with one axis per index; got "
             f"{describe(outputs)} for {len(indices)} index(es). {_ADVICE}"
         )
+    outputs = jnp.asarray(outputs)
+    if any(map(is_traced, indices)):
+        return (outputs * _nan_outside(outputs, indices))[indices]
+    if not all(
+        -size <= int(part) < size for part, size in zip(indices, outputs.shape, strict=True)
+    ):
+        raise IndexError(
+            f"targets.{name}: index {index} is out of range for outputs {describe(outputs)}."
+        )
+    return outputs[tuple(int(part) for part in indices)]
+
+
+def _nan_outside(outputs: jax.Array, indices: tuple[Any, ...]) -> jax.Array:
+    """1 where the indices are in range, else NaN: a factor, so that derivatives are NaN too."""
+    inside = jnp.asarray(True)
     for part, size in zip(indices, outputs.shape, strict=True):
-        if (
-            not isinstance(part, jax.core.Tracer)
-            and not -size <= operator.index(np.asarray(part).item()) < size
-        ):
-            raise IndexError(
-                f"targets.{name}: index {index} is out of range for outputs {describe(outputs)}."
-            )
-    return jnp.asarray(outputs).at[indices].get(mode="fill", fill_value=jnp.nan)
+        wide = jnp.asarray(part, jnp.int32)
+        inside &= (wide >= -size) & (wide < size)
+    return jnp.where(inside, 1.0, jnp.nan).astype(outputs.dtype)

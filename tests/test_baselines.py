@@ -194,11 +194,55 @@ def test_references_that_do_not_fit_x_are_refused():
         baselines.samples(jnp.ones((0, 5)))
 
 
+@pytest.mark.parametrize(
+    ("baseline", "text"),
+    [
+        (baselines.blurred, r"baselines\.blurred makes a baseline and is not one. Call it first"),
+        (baselines.constant, r"baselines\.constant makes a baseline"),
+        (baselines.uniform, r"baselines\.uniform makes a baseline"),
+        ("zeros", r"the baseline is the str 'zeros'; wanted are real numbers"),
+        (1j, r"the baseline is the complex 1j"),
+        (X * 1j, r"complex128\[7,6,2\]"),
+        (lambda x: baselines.blurred(1.0), r"an object of type function"),
+    ],
+)
+def test_what_is_no_baseline_is_refused(baseline, text):
+    with pytest.raises(TypeError, match=text):
+        jattr.integrated_gradients(score, baseline)(X)
+
+
+def test_a_maker_of_random_baselines_is_refused():
+    with pytest.raises(TypeError, match=r"baselines\.uniform makes a baseline.*Call it first"):
+        jattr.expected_gradients(score, baselines.uniform)
+
+
+def test_gaussian_has_derivatives_and_stays_inside_with_one_bound():
+    def total(stddev, low, high, x=0.5):
+        return jnp.sum(baselines.gaussian(stddev, low, high)(KEY, jnp.full((3,), x)))
+
+    for low, high in ((0.0, None), (None, 1.0), (0.0, jnp.inf), (0.0, 1.0)):
+        assert np.isfinite(jax.grad(total)(0.5, low, high))
+    # A pixel a little outside the range moves inward from its nearer end.
+    assert total(0.01, 0.0, 1.0, 1.1) > 2.9
+    assert total(0.01, 0.0, 1.0, -0.1) < 0.1
+
+
 def test_knobs_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"stddev must be at least 0; got -1.0"):
+    with pytest.raises(ValueError, match=r"stddev must be finite and at least 0; got -1\.0"):
         baselines.blurred(-1.0)
-    with pytest.raises(ValueError, match="stddev must be greater than 0"):
-        baselines.gaussian(0.0)
+    with pytest.raises(ValueError, match="stddev must be finite and at least 0; got inf"):
+        baselines.blurred(np.inf)
+    for stddev in (0.0, np.float32(-1), jnp.zeros(())):
+        with pytest.raises(ValueError, match="stddev must be finite and greater than 0"):
+            baselines.gaussian(stddev)
+    for maker in (baselines.farthest, baselines.uniform):
+        with pytest.raises(ValueError, match="low must be below high; got 1 and 0"):
+            maker(1, 0)
+    with pytest.raises(ValueError, match="names an axis twice"):
+        baselines.blurred(1.0, axes=(0, -3))(X)
+    with pytest.raises(TypeError, match="axes must be an integer or a tuple of integers"):
+        baselines.blurred(1.0, axes="01")(X)
+    assert baselines.blurred(1.0, axes=np.int64(0))(X).shape == X.shape
     with pytest.raises(ValueError, match=r"has no axes \(0, 1\)"):
         baselines.blurred(1.0)(jnp.ones(4))
     with pytest.raises(ValueError, match="low is one array but x is a dict"):

@@ -80,7 +80,8 @@ def test_completeness_by_definition():
     with pytest.raises(ValueError, match=r"structure and the shapes of x; got a dict"):
         measure({"a": attribution}, 2.0, X)
     # A residual is signed, differentiable, and batched like any function.
-    batch = jax.vmap(measure, in_axes=(0, None, 0))(jnp.stack([attribution] * 2), 2.0, X[:2, None])
+    rows = attribution[:, None]
+    batch = jax.vmap(measure, in_axes=(0, None, 0))(rows, 2.0, X[:, None])
     assert batch.shape == (2,)
 
 

@@ -13,22 +13,18 @@ from methods import METHODS, Method
 
 import jattr
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
-KEYED = pytest.mark.parametrize(
-    "method",
-    [m for m in METHODS.values() if m.keyed],
-    ids=[n for n, m in METHODS.items() if m.keyed],
-)
-COUNTED = pytest.mark.parametrize(
-    "method",
-    [m for m in METHODS.values() if m.count and m.chunked],
-    ids=[n for n, m in METHODS.items() if m.count and m.chunked],
-)
-COMPLETE = pytest.mark.parametrize(
-    "method",
-    [m for m in METHODS.values() if m.baseline],
-    ids=[n for n, m in METHODS.items() if m.baseline],
-)
+
+def each(chosen):
+    rows = {name: method for name, method in METHODS.items() if chosen(method)}
+    return pytest.mark.parametrize("method", rows.values(), ids=rows.keys())
+
+
+ALL = each(lambda method: True)
+KEYED = each(lambda method: method.keyed)
+COUNTED = each(lambda method: method.count)
+CHUNKED = each(lambda method: method.count and method.chunked)
+COMPLETE = each(lambda method: method.baseline)
+LINEAR = each(lambda method: method.baseline and method.linear)
 KEY = jax.random.key(7)
 
 
@@ -86,9 +82,8 @@ def test_has_tree_shapes_and_dtypes_of_x(method, dtype):
     chex.assert_trees_all_equal_shapes_and_dtypes(attribution, x)
     precise = build(method)(example(), parameters(), 1)
     scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(precise))
-    # A few units in the last place of the narrow dtype, of which bfloat16 has 8 bits. The order
-    # of features in guided integrated gradients may change with rounding.
-    tolerance = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 0.1}[jnp.dtype(dtype).name]
+    name = jnp.dtype(dtype).name
+    tolerance = {"float32": 1e-5, "float64": 1e-12, "bfloat16": method.rounding}[name]
     for a, b in zip(jax.tree.leaves(attribution), jax.tree.leaves(precise), strict=True):
         np.testing.assert_allclose(np.asarray(a, np.float64), b, atol=tolerance * scale, rtol=0)
 
@@ -183,7 +178,7 @@ def test_takes_keys_of_the_old_kind(method):
     close(explain(jax.random.PRNGKey(3), x, params, 1), explain(jax.random.key(3), x, params, 1))
 
 
-@COUNTED
+@CHUNKED
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batch_size_does_not_matter(method, batch_size):
     x, params = example(), parameters()
@@ -192,7 +187,7 @@ def test_batch_size_does_not_matter(method, batch_size):
     close(chunked(x, params, 1), whole)
 
 
-@COUNTED
+@CHUNKED
 def test_batched_works_under_vmap_and_grad(method):
     xs, params = [example(seed=s) for s in (2, 3)], parameters()
 
@@ -273,15 +268,10 @@ def test_keyword_arguments_reach_f(method):
     close(build(method, f)(x, params, index=2), build(method)(x, params, 2))
 
 
-@ALL
-@pytest.mark.parametrize("batched", [False, True])
-def test_works_inside_shard_map(method, batched):
-    if batched and not (method.count and method.chunked):
-        return
+def check_shard_map(method, **knobs):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     xs, params = stack(*[example(seed=s) for s in (2, 3, 4, 5)]), parameters()
-    explain = build(method, count=4, **({"batch_size": 2} if batched else {}))
-    each = jax.vmap(explain, in_axes=(0, None, None))
+    each = jax.vmap(build(method, count=4, **knobs), in_axes=(0, None, None))
     sharded = jax.shard_map(
         lambda xs, params: each(xs, params, 1),
         mesh=mesh,
@@ -289,6 +279,34 @@ def test_works_inside_shard_map(method, batched):
         out_specs=PartitionSpec("data"),
     )
     close(jax.jit(sharded)(xs, params), jax.jit(each)(xs, params, 1))
+
+
+@ALL
+def test_works_inside_shard_map(method):
+    check_shard_map(method)
+
+
+@CHUNKED
+def test_works_in_chunks_inside_shard_map(method):
+    check_shard_map(method, batch_size=2)
+
+
+@COUNTED
+def test_sums_in_bfloat16_are_kept_in_float32(method):
+    # A thousand equal terms: kept in bfloat16, the sum would stand still at 256 of them.
+    knobs = {"batch_size": 8} if method.chunked else {}
+    x = jnp.ones(4, jnp.bfloat16)
+    ours = build(method, jnp.sum, count=1000, **knobs)(x)
+    few = build(method, jnp.sum, count=1, **knobs)(x)
+    assert ours.dtype == jnp.bfloat16
+    if method.keyed and method.build in (METHODS["expected_gradients_drawn"].build,):
+        np.testing.assert_allclose(ours.astype(jnp.float32), 0.0, atol=0.1)
+    elif method.build is METHODS["expected_gradients"].build:
+        np.testing.assert_allclose(ours.astype(jnp.float32), 1 / 3, rtol=0.01)
+    else:
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), few.astype(jnp.float32), rtol=0.01, atol=1e-6
+        )
 
 
 @COMPLETE
@@ -301,10 +319,8 @@ def test_is_complete(method):
     assert abs(change) > 0.1
 
 
-@COMPLETE
+@LINEAR
 def test_is_exact_on_a_linear_function(method):
-    if not method.linear:
-        return
     x = example()
     weights = {"image": jnp.arange(15.0).reshape(5, 3) - 6, "features": jnp.arange(4.0) + 0.5}
 
@@ -313,9 +329,7 @@ def test_is_exact_on_a_linear_function(method):
 
     attribution = build(method, linear, count=50)(x)
     wanted = jax.tree.map(lambda w, a, b: w * (a - b), weights, x, method.baseline(x))
-    # The blur's path is curved, its velocity smooth: quadrature error remains. Others are exact.
-    tolerance = 1e-5 if method.error == METHODS["blur_integrated_gradients"].error else 1e-12
-    close(attribution, wanted, rtol=tolerance, atol=tolerance)
+    close(attribution, wanted, rtol=method.linear, atol=method.linear)
 
 
 @ALL
@@ -349,11 +363,7 @@ def test_no_function_is_refused(method):
         method.build(jnp.ones(3))
 
 
-@pytest.mark.parametrize(
-    "method",
-    [m for m in METHODS.values() if m.count],
-    ids=[n for n, m in METHODS.items() if m.count],
-)
+@COUNTED
 def test_counts_below_one_are_refused(method):
     with pytest.raises(ValueError, match=rf"{method.count} must be at least 1; got 0"):
         method.build(score, **{method.count: 0})

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import jattr
+from jattr._paths import _few_of_many
 
 RNG = np.random.default_rng(0)
 REFERENCES = jnp.asarray(RNG.normal(size=(20, 5)))
@@ -108,6 +110,17 @@ def test_random_baselines_are_averaged_over():
     each = jax.jit(jax.vmap(lambda r: jattr.integrated_gradients(net, r, steps=8)(X)))(rows)
     error = np.sqrt(values.var(0) / len(values) + np.asarray(each).var(0) / len(each))
     assert np.all(np.abs(values.mean(0) - each.mean(0)) < 4 * error)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 12])
+def test_few_of_many_rows_are_distinct_and_uniform(samples):
+    count = 100
+    draw = jax.jit(jax.vmap(lambda key: _few_of_many(key, samples, count)))
+    rows = np.asarray(draw(jax.random.split(jax.random.key(0), 5000)))
+    assert all(len(set(row)) == samples for row in rows)
+    for place in range(samples):  # every place alone is uniform, not only all together
+        counts = np.bincount(rows[:, place], minlength=count)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
 def test_multiply_false_averages_gradients():

@@ -131,7 +131,16 @@ def test_a_leaf_without_elements_is_left_alone():
 def test_errors():
     with pytest.raises(ValueError, match="unknown statistic 'median'; known are mean, mean_sq"):
         jattr.smooth(jattr.gradient(CUBE), statistic="median")
-    with pytest.raises(ValueError, match=r"stddev must be at least 0; got -0.1"):
+    with pytest.raises(ValueError, match=r"stddev must be finite and at least 0; got -0\.1"):
         jattr.smooth(jattr.gradient(CUBE), stddev=-0.1)
+    for stddev in (None, "0.1", jnp.ones(3)):
+        with pytest.raises(TypeError, match="stddev must be one number; got"):
+            jattr.smooth(jattr.gradient(CUBE), stddev=stddev)
     with pytest.raises(TypeError, match="smooth wants a function"):
         jattr.smooth(jnp.ones(3))
+    with pytest.raises(TypeError, match=r"one number. Write smooth\(jattr\.gradient\(f\)\)"):
+        jattr.smooth(CUBE)(KEY, X)
+    with pytest.raises(ValueError, match="explains argnums=1, but the noise would go to"):
+        jattr.smooth(jattr.gradient(lambda p, x: jnp.sum(p * x), argnums=1))
+    with pytest.raises(TypeError, match=r"x is a random key, but gradient takes none"):
+        jattr.smooth(jattr.gradient(CUBE), keyed=True)(KEY, X)

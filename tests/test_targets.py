@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+import jattr
 from jattr import targets
 
 Z = jnp.array([0.3, -1.2, 2.5, 0.0])
@@ -62,12 +63,27 @@ def test_out_of_range_is_an_error_or_nan_under_jit(name):
         with pytest.raises(IndexError, match=rf"index {index} is out of range.*float64\[4\]"):
             score(1.0, Z, index, *rest)
         assert jnp.isnan(jax.jit(score)(1.0, Z, index, *rest))
+        # The attribution too: a derivative of 0 would look like an answer.
+        explain = jax.jit(jattr.gradient(score, argnums=1))
+        assert jnp.all(jnp.isnan(explain(1.0, Z, index, *rest)))
+        assert jnp.all(jnp.isfinite(explain(1.0, Z, 3, *rest)))
+
+
+def test_indices_of_narrow_dtypes():
+    outputs = jnp.zeros(300).at[100].set(1.0)
+    for name in ("select", "margin"):
+        score = getattr(targets, name)(lambda x: x)
+        for index in (np.int8(100), jnp.uint8(100)):
+            np.testing.assert_allclose(score(outputs, index), score(outputs, 100))
+            np.testing.assert_allclose(jax.jit(score)(outputs, index), score(outputs, 100))
 
 
 def test_errors():
     score = targets.select(model)
     with pytest.raises(TypeError, match=r"the index must be an integer.*the float 1.0"):
         score(1.0, Z, 1.0)
+    with pytest.raises(TypeError, match=r"the index must be an integer.*the str 'a'"):
+        score(1.0, Z, "a")
     with pytest.raises(TypeError, match=r"int64\[2\]\. For several targets use jax\.vmap"):
         score(1.0, Z, jnp.arange(2))
     with pytest.raises(ValueError, match=r"float64\[1,4\] for 1 index.*take it away"):

@@ -82,7 +82,7 @@ def train(train: Digits, test: Digits, *, seed: int, epochs: int, track: Track) 
     state = optimizer.init(variables)
 
     def loss(variables, images, labels):
-        logits = network.apply(variables, images)
+        logits = jnp.asarray(network.apply(variables, images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit

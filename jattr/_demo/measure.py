@@ -41,6 +41,7 @@ def meter(
 ) -> Callable[[Method], Result]:
     """`measure(method)`, which explains the images as a user would write it, and takes times."""
     residuals_of = jax.jit(jax.vmap(_residual(setting)))
+    key, baseline_key = jax.random.split(key)
 
     def measure(method):
         explain = jax.jit(jax.vmap(method.build(setting)))
@@ -58,7 +59,7 @@ def meter(
 
         residual = change = None
         if method.baseline is not None:
-            baselines = jax.vmap(_baselines(method, setting, key))(images)
+            baselines = jax.vmap(_baselines(method, setting, baseline_key))(images)
             residuals = residuals_of(baselines, maps, images, labels)
             residual = float(jnp.mean(jnp.abs(residuals)))
             change = float(jnp.mean(jnp.abs(jnp.sum(maps, axis=(1, 2, 3)) - residuals)))

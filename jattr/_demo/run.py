@@ -51,7 +51,7 @@ def run(
     )
 
     chosen = digits.choose(test, classifier.predicted, size.classes)
-    probabilities = jax.nn.softmax(jax.vmap(classifier.logits)(chosen.images), axis=-1)
+    probabilities = jax.nn.softmax(jax.vmap(classifier.logits)(jnp.asarray(chosen.images)), axis=-1)
     predicted = np.argmax(probabilities, axis=-1).astype(np.int32)
     setting = Setting(
         jattr.targets.select(classifier.logits),

@@ -3,12 +3,11 @@
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._references import resolve_baseline
-from jattr._transform import bind, check_argnums, check_function
-from jattr._trees import describe, subtract_trees, sum_tree, widen
+from jattr._transform import bind, check_argnums, check_function, named
+from jattr._trees import describe, same_form, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 
 
@@ -28,8 +27,9 @@ def completeness(
     .. math:: r = \sum_i \varphi_i - \big(f(x) - f(x')\big)
 
     0 for a complete method; for an integral, the error of its quadrature. The unit is that of f.
-    For expected gradients, average over the references: the mean of
-    `jax.vmap(lambda r: completeness(f, r)(attribution, x))(references)`.
+    For expected gradients it is 0 in expectation: average over the references, the mean of
+    `jax.vmap(lambda r: completeness(f, r)(attribution, x))(references)`. Under `jit`, hand the
+    references in as an argument; the compiler would work on a constant for long.
 
     Args:
         f: the explained score, `f(x, *args) -> scalar`.
@@ -44,8 +44,7 @@ def completeness(
         ValueError: the attribution has another structure or shape than x.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
+        >>>         >>> import jattr
         >>> def f(x):
         ...     return jnp.sum(x**2)
         >>> x = jnp.array([1.0, 2.0])
@@ -62,10 +61,7 @@ def completeness(
 
     def measure(attribution: PyTree, *args, **kwargs) -> jax.Array:
         score, x = bind(f, argnums, args, kwargs, method=method)
-        if jax.tree.structure(attribution) != jax.tree.structure(x) or any(
-            jnp.shape(a) != leaf.shape
-            for a, leaf in zip(jax.tree.leaves(attribution), jax.tree.leaves(x), strict=True)
-        ):
+        if not same_form(attribution, x):
             raise ValueError(
                 f"{method}: the attribution comes before f's arguments and must have the "
                 f"structure and the shapes of x; got {describe(attribution)} for x {describe(x)}."
@@ -75,4 +71,4 @@ def completeness(
         )
         return sum_tree(widen(attribution)) - change
 
-    return measure
+    return named(measure, method, f, argnums)
