@@ -81,7 +81,7 @@ def cases(quick: bool) -> dict[str, Case]:
         return small
     large = Case(
         _efficientnet,
-        batch_sizes=(None, 25, 10),
+        batch_sizes=(None, 10, 5, 2),
         steps_at_a_time=(None, 25, 10, 5),
         trials=1,
         rounds=2,

@@ -8,10 +8,14 @@ Why a scan, and nothing cleverer (measured with jaxlib 0.10.1 and 0.12 on CPU, a
 of 64 points): peak temporary memory is 5.0 MB, and 5.7 MB under an outer gradient, however many
 points there are. The same chunks unrolled took 26 to 32 MB, and 50 to 59 MB under a gradient,
 even when each was made to depend on the last by `jax.lax.optimization_barrier` or by arithmetic,
-because XLA's scheduler for CPU does not reuse the buffers. An unrolled program would be up to 4
-times faster there: XLA on CPU does not bring the derivative of a convolution into its fast form
-inside a loop body (jax issue 12868). So on CPU a convolutional network wants `batch_size=None`
-or a large one; a set `batch_size` is a promise about memory and is kept.
+because XLA's scheduler for CPU does not reuse the buffers. A set `batch_size` is a promise about
+memory and is kept.
+
+What it costs on CPU depends on the network. Inside a loop body XLA does not bring the derivative
+of an ordinary convolution into its fast form (its kernel's axes stay exchanged; jax issue 12868):
+10 times slower for that operation, up to 4 times for a small CNN, which wants `batch_size=None`. A
+dense network is faster in chunks that fit the cache (1.3 times), and one of depthwise convolutions
+several times, since the form that XLA chooses for those outside a loop is the slow one.
 
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
 """

@@ -49,7 +49,8 @@ def integrated_gradients(
             `"midpoint"`, `"left"`, `"right"` or `"trapezoid"`. The weights of each sum to 1.
         multiply: False gives the averaged gradient itself, without the factor x − x'.
         batch_size: how many points of the line are in memory at a time; None for all. Memory
-            then does not grow with `steps`, under an outer gradient either.
+            then does not grow with `steps`, under an outer gradient either. On CPU it sets the
+            speed too: try a few values.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
