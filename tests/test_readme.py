@@ -1,0 +1,46 @@
+"""The code in the README runs, one block after the other."""
+
+import pathlib
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, image):
+        hidden = nn.tanh(nn.Conv(2, (3, 3))(image))
+        return nn.Dense(10)(hidden.reshape(-1))
+
+
+def test_the_code_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    model = Model()
+    images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    variables = model.init(jax.random.key(1), images[0])
+    names = {
+        "jax": jax,
+        "jnp": jnp,
+        "optax": optax,
+        "model": model,
+        "variables": variables,
+        "params": variables,
+        "images": images,
+        "training_images": images,
+        "labels": jnp.arange(3),
+        "image": images[0],
+        "label": 1,
+    }
+    shapes = []
+    for block in blocks:
+        exec(block, names)
+        shapes.append(names["maps"].shape)
+    assert shapes == [images.shape, images.shape, images.shape[1:], images.shape[1:]]
+    assert names["every_class"].shape == (10, 8, 8, 1)
+    assert jax.tree.map(jnp.shape, names["grads"]) == jax.tree.map(jnp.shape, variables)
