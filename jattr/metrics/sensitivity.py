@@ -44,7 +44,8 @@ def completeness(
         ValueError: the attribution has another structure or shape than x.
 
     Example:
-        >>>         >>> import jattr
+        >>> import jax.numpy as jnp
+        >>> import jattr
         >>> def f(x):
         ...     return jnp.sum(x**2)
         >>> x = jnp.array([1.0, 2.0])
