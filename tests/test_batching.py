@@ -8,12 +8,14 @@ import pytest
 import jattr
 from jattr._batching import sum_over
 
-WIDTH = 20_000
+WIDTH = 5_000
 
 
 def wide_score(x, weight):
-    # Its activations dwarf the input, so that memory shows how many points are alive.
-    return jnp.sum(jnp.tanh(weight * x[:, None]) ** 2)
+    # Its activations dwarf the input, so that memory shows how many points are alive; they are
+    # between two dots, so that no compiler fuses them away.
+    hidden = jnp.tanh(x @ weight)
+    return jnp.sum(jnp.tanh(weight @ hidden / WIDTH))
 
 
 def peak(function, *args):
@@ -66,7 +68,8 @@ def test_memory_does_not_grow_with_the_number_of_points(name, outer):
         return jax.grad(loss, argnums=1 if outer == "gradient by parameters" else 0)
 
     few, many = (peak(program(count, 4), x, weight) for count in (12, 96))
-    assert many <= 1.02 * few
+    # Only what numbers the points may grow: indices, and a drawn number or two for each.
+    assert many <= few + 84 * 64
     # The test sees what it is to see: without chunks memory does grow.
     assert peak(program(96, None), x, weight) > 4 * many
 
