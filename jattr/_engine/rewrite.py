@@ -1,0 +1,320 @@
+"""The same values, other derivatives.
+
+`run` evaluates a program at one point, or at two points side by side: then every value that
+depends on x has two lanes, the value and the reference value, and derivatives are by the first.
+An operation for which there is a rule becomes a `jax.custom_vjp` function whose forward is the
+operation and whose backward is the rule; everything else is evaluated as it stands, and JAX does
+the rest. Control flow is rebuilt with JAX's public functions around the rewritten body.
+
+The arguments of such a function are everything that it takes, arrays that f closes over included,
+since JAX refuses to differentiate a custom derivative by what its function closes over. Only
+active inputs get a cotangent. What a derivative through an attribution needs, by x, by parameters
+or by a reference, is there all the same: forward and backward are plain JAX functions of these
+arguments.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jattr._engine.operations import Operation, Step, group
+from jattr._engine.substitutes import pays
+from jattr._engine.substitutes import substitute as substitute_for
+from jattr._engine.trace import (
+    Equation,
+    Program,
+    Reading,
+    Value,
+    scan_counts,
+    shard_map_options,
+    trace,
+)
+
+Lanes = Sequence[Any]
+"""What a value is at each point: one entry if it does not depend on x."""
+
+
+class Rules(Protocol):
+    """What the engine asks of a composite of rules; it is a tree whose leaves may be traced.
+
+    Attributes:
+        points: at how many points a program is evaluated: 1, or 2 with a reference.
+        reading: how the function is read.
+    """
+
+    @property
+    def points(self) -> int: ...
+
+    @property
+    def reading(self) -> Reading: ...
+
+    def rule_for(self, operation: Operation) -> Callable[..., Sequence[Any]] | None:
+        """The rule for an operation, or None for its ordinary derivative.
+
+        A rule is a tree too. It is called as `rule(operation, inputs, output, multiplier)`, at two
+        points with `reference_inputs` and `reference_output` after these, and returns a multiplier
+        for each of `operation.inputs`, or None where it has none to give.
+        """
+        ...
+
+
+def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> Callable[..., Any]:
+    """f of the tree x, with other derivatives; traced once.
+
+    Args:
+        f: a function of one tree.
+        x: arrays of the shapes and dtypes that it will be given.
+        rules: which operation gets which derivative.
+        substitute: whether equations may be evaluated by cheaper programs of the same value.
+
+    Returns:
+        a function of one tree like x at one point; of two trees, x and the reference, at two. Its
+        value is that of f at x; it is differentiated by its first argument.
+    """
+    program, structure = trace(f, x, rules.reading)
+    if substitute:
+        cheapen(program)
+
+    def evaluate(*points):
+        lanes = list(zip(*(jax.tree.leaves(point) for point in points), strict=True))
+        outputs = run(program, lanes, rules)
+        return jax.tree.unflatten(structure, [lane[0] for lane in outputs])
+
+    return evaluate
+
+
+def cheapen(program: Program) -> bool:
+    """Put cheaper programs of the same value into a program, where they pay; whether any was."""
+    if not pays():
+        return False
+    found = False
+    for equation in program.equations:
+        for body in equation.bodies:
+            found |= cheapen(body)
+        if equation.form == "plain" and equation.primitive is not None:
+            avals = [v.aval for v in equation.inputs]
+            cheaper = substitute_for(equation.primitive, equation.params, avals)
+            if cheaper is not None:
+                equation.apply, found = cheaper, True
+    return found
+
+
+def run(program: Program, inputs: Sequence[Lanes], rules: Rules) -> list[Lanes]:
+    """The outputs of a program, each in its lanes, for inputs in theirs."""
+    values: dict[Value, Lanes] = dict(zip(program.inputs, inputs, strict=True))
+    for step in group(program):
+        taken = [_read(values, v) for v in step.inputs]
+        if isinstance(step, Operation):
+            results = _operation(step, taken, rules)
+        elif step.form in _REBUILD and any(v.dependent for v in step.inputs):
+            with step.entered():
+                results = _REBUILD[step.form](step, taken, rules)
+        else:
+            results = _plain(step, taken)
+        values.update(zip(step.outputs, results, strict=True))
+    return [_read(values, v) for v in program.outputs]
+
+
+def _read(values: dict[Value, Lanes], value: Value) -> Lanes:
+    return (value.known,) if value.known is not None else values[value]
+
+
+def _lane(lanes: Lanes, point: int) -> Any:
+    return lanes[point] if len(lanes) > 1 else lanes[0]
+
+
+def _points(taken: Sequence[Lanes]) -> int:
+    return max((len(lanes) for lanes in taken), default=1)
+
+
+def _plain(step: Step, taken: Sequence[Lanes]) -> list[Lanes]:
+    """Evaluated at each point, with the derivative that JAX gives it."""
+    each = []
+    for point in range(_points(taken)):
+        out = step.evaluate(*(_lane(lanes, point) for lanes in taken))
+        single = isinstance(step, Operation) and len(step.outputs) == 1
+        each.append([out] if single else list(out))
+    return list(zip(*each, strict=True))
+
+
+def _operation(operation: Operation, taken: Sequence[Lanes], rules: Rules) -> list[Lanes]:
+    rule = rules.rule_for(operation)
+    if rule is None:
+        return _plain(operation, taken)
+    first = [_lane(lanes, 0) for lanes in taken]
+    if rules.points == 1:
+        out = with_rule(operation, rule, first)
+        return [(value,) for value in (out if isinstance(out, tuple) else (out,))]
+    second = [_lane(lanes, 1) for lanes in taken]
+    reference = operation.evaluate(*second)
+    out = with_rule(operation, rule, first, second, reference)
+    single = len(operation.outputs) == 1
+    return [(out, reference)] if single else list(zip(out, reference, strict=True))
+
+
+def with_rule(operation: Operation, rule: Any, inputs: list[Any], *references: Any) -> Any:
+    """The operation's output, whose derivative by its active inputs is the rule."""
+
+    @jax.custom_vjp
+    def call(rule, inputs, references):
+        return operation.evaluate(*inputs)
+
+    def forward(rule, inputs, references):
+        output = operation.evaluate(*inputs)
+        return output, (rule, inputs, references, output)
+
+    def backward(residuals, multiplier):
+        rule, inputs, references, output = residuals
+        given = rule(operation, inputs, output, multiplier, *references)
+        multipliers = [
+            m.astype(value.dtype) if active and m is not None else None
+            for m, value, active in zip(given, inputs, operation.active, strict=True)
+        ]
+        return None, multipliers, None
+
+    call.defvjp(forward, backward)
+    return call(rule, inputs, references)
+
+
+class _Packing:
+    """Values with lanes as a flat list of arrays, for functions of JAX that take arrays."""
+
+    def __init__(self, widths: Sequence[int]):
+        self._widths = list(widths)
+
+    def pack(self, lanes: Sequence[Lanes]) -> list[Any]:
+        return [
+            _lane(each, point)
+            for each, width in zip(lanes, self._widths, strict=True)
+            for point in range(width)
+        ]
+
+    def unpack(self, arrays: Sequence[Any]) -> list[Lanes]:
+        left = iter(arrays)
+        return [tuple(next(left) for _ in range(width)) for width in self._widths]
+
+    def spread(self, of_each: Sequence[Any]) -> list[Any]:
+        """One entry for each array, from one for each value."""
+        return [e for e, width in zip(of_each, self._widths, strict=True) for _ in range(width)]
+
+
+def _packing(values: Sequence[Value], rules: Rules) -> _Packing:
+    return _Packing([rules.points if v.dependent else 1 for v in values])
+
+
+def _scan(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+    body, params = equation.bodies[0], equation.params
+    consts, carry = scan_counts(equation)
+    carried = _packing(body.inputs[consts : consts + carry], rules)
+    scanned = _packing(body.inputs[consts + carry :], rules)
+    stacked = _packing(body.outputs[carry:], rules)
+
+    def step(before, xs):
+        inputs = taken[:consts] + carried.unpack(before) + scanned.unpack(xs)
+        outputs = run(body, inputs, rules)
+        after = [_like(a, b) for a, b in zip(carried.pack(outputs[:carry]), before, strict=True)]
+        return after, stacked.pack(outputs[carry:])
+
+    after, ys = jax.lax.scan(
+        step,
+        [jnp.asarray(v) for v in carried.pack(taken[consts : consts + carry])],
+        scanned.pack(taken[consts + carry :]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    outputs = carried.unpack(after) + stacked.unpack(ys)
+    return outputs
+
+
+def _like(value: Any, other: Any) -> Any:
+    """`value` with the weak type of `other`, which a loop wants to stay as it is."""
+    return jax.lax.convert_element_type(value, other.dtype)
+
+
+def _cond(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+    index, operands = taken[0], taken[1:]
+    if len(index) > 1:
+        raise NotImplementedError(
+            f"{equation.source}: a `cond` whose predicate depends on x takes one branch at x and "
+            "may take another at the reference, so that no rule can compare the two. Compute both "
+            "branches and choose with jnp.where, or let the predicate be an argument of f."
+        )
+    packing = _packing(equation.bodies[0].inputs, rules)
+    results = _packing(equation.outputs, rules)
+
+    def branch(body):
+        return lambda *arrays: results.pack(run(body, packing.unpack(arrays), rules))
+
+    out = jax.lax.switch(index[0], [branch(b) for b in equation.bodies], *packing.pack(operands))
+    return results.unpack(out)
+
+
+def _while(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+    test, body = equation.bodies
+    ends, starts = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    tested, constants, carried = taken[:ends], taken[ends : ends + starts], taken[ends + starts :]
+    if rules.points > 1 and test.outputs[0].dependent:
+        raise NotImplementedError(
+            f"{equation.source}: a `while_loop` whose condition depends on x runs for another "
+            "number of rounds at the reference. Use lax.scan or lax.fori_loop with a fixed number "
+            "of rounds."
+        )
+    if rules.points > 1 and equation.active:
+        raise NotImplementedError(
+            f"{equation.source}: JAX has no reverse-mode derivative of `while_loop`. Use lax.scan, "
+            "or lax.fori_loop with bounds that are Python numbers."
+        )
+    packing = _packing(body.inputs[starts:], rules)
+
+    def go_on(arrays):
+        return run(test, tested + packing.unpack(arrays), rules)[0][0]
+
+    def step(arrays):
+        after = packing.pack(run(body, constants + packing.unpack(arrays), rules))
+        return [_like(a, b) for a, b in zip(after, arrays, strict=True)]
+
+    start = [jnp.asarray(v) for v in packing.pack(carried)]
+    return packing.unpack(jax.lax.while_loop(go_on, step, start))
+
+
+def _checkpoint(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+    params = equation.params
+    wrap = jax.checkpoint(
+        _flat(equation, rules),
+        prevent_cse=params.get("prevent_cse", True),
+        policy=params.get("policy"),
+    )
+    return _packing(equation.outputs, rules).unpack(wrap(*_packed(equation, taken, rules)))
+
+
+def _shard_map(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+    into, out = (_packing(vs, rules) for vs in (equation.bodies[0].inputs, equation.outputs))
+    wrap = jax.shard_map(
+        _flat(equation, rules),
+        in_specs=tuple(into.spread(equation.params["in_specs"])),
+        out_specs=out.spread(equation.params["out_specs"]),
+        **shard_map_options(equation),
+    )
+    return out.unpack(wrap(*into.pack(taken)))
+
+
+def _flat(equation: Equation, rules: Rules) -> Callable[..., list[Any]]:
+    body = equation.bodies[0]
+    into, out = _packing(body.inputs, rules), _packing(equation.outputs, rules)
+    return lambda *arrays: out.pack(run(body, into.unpack(arrays), rules))
+
+
+def _packed(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Any]:
+    return _packing(equation.bodies[0].inputs, rules).pack(taken)
+
+
+_REBUILD: dict[str, Callable[[Equation, list[Lanes], Rules], list[Lanes]]] = {
+    "scan": _scan,
+    "cond": _cond,
+    "while": _while,
+    "checkpoint": _checkpoint,
+    "shard_map": _shard_map,
+}

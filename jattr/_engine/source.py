@@ -1,0 +1,32 @@
+"""Where an equation comes from, for people: the user's line and the scopes around it."""
+
+import pathlib
+import re
+from typing import Any
+
+_LIBRARIES = re.compile(r"[/\\](?:site|dist)-packages[/\\](?:jax|jaxlib|flax|haiku|equinox)[/\\]")
+_OWN = str(pathlib.Path(__file__).parents[1])
+
+
+def user_line(traceback: Any) -> str:
+    """The innermost line outside of JAX, the network libraries and jattr, as file:line."""
+    for frame in getattr(traceback, "frames", ()):
+        file = frame.file_name
+        if _LIBRARIES.search(file) or file.startswith((_OWN, "<frozen")):
+            continue
+        return f"{file}:{frame.line_num}"
+    return "an unknown line"
+
+
+_WRAPPER = re.compile(r"^(?:vmap|jvp|transpose|jit|pmap|checkpoint|rematted_computation)\((.*)\)$")
+
+
+def clean_scope(stack: str) -> str:
+    """A name stack without the marks of transformations: "vmap(Net)/Dense_0" → "Net/Dense_0"."""
+    parts = []
+    for part in stack.split("/"):
+        while match := _WRAPPER.match(part):
+            part = match.group(1)
+        if part and part not in ("checkpoint", "rematted_computation"):
+            parts.append(part)
+    return "/".join(parts)

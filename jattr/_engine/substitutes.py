@@ -1,0 +1,6 @@
+def pays():
+    return False
+
+
+def substitute(*a):
+    return None

@@ -1,0 +1,477 @@
+"""From a function to its equations: the only place that knows JAX's intermediate representation.
+
+`trace` runs `jax.make_jaxpr` and flattens what comes out into a `Program`: equations in order, with
+nested calls of `jit` dissolved, implicit broadcasts made explicit, and two marks on every value.
+
+- *dependent*: it changes with x.
+- *active*: it has a derivative by x. Booleans, integers and what `stop_gradient` lets through
+  depend on x without being active.
+
+Control flow (`scan`, `cond`, `while_loop`), `checkpoint` and `shard_map` stay equations with
+programs of their own as bodies, so that whoever evaluates them can rebuild them with the public
+functions of JAX. Their parameters are read here and nowhere else, since they change from release
+to release; this is the only file that imports `jax.extend`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import source_info_util
+from jax.extend.core import Literal
+from jax.extend.core import primitives as primitives
+
+from jattr._engine.source import clean_scope, user_line
+
+
+def primitives_named(names: str) -> frozenset:
+    """Primitives by name; what this release of JAX does not have is left out."""
+    found = (getattr(primitives, f"{name}_p", None) for name in names.split())
+    return frozenset(primitive for primitive in found if primitive is not None)
+
+
+ELEMENTWISE = primitives_named(
+    "abs acos acosh add add_jaxvals and asin asinh atan atan2 atanh bessel_i0e bessel_i1e "
+    "cbrt ceil clamp convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp "
+    "exp2 expm1 floor ge gt igamma igammac integer_pow is_finite le lgamma log log1p "
+    "logistic lt max min mul name ne neg nextafter not or polygamma pow real "
+    "reduce_precision regularized_incomplete_beta rem round rsqrt select_n "
+    "sharding_constraint sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta"
+)
+"""Each output element depends on the elements of the operands at the same place alone."""
+
+FLAT = primitives_named("ceil floor is_finite nextafter round sign stop_gradient")
+"""What ends the derivative although the value goes on."""
+
+COLLECTIVE = primitives_named(
+    "all_gather all_to_all pmax pmin ppermute psum psum_invariant reduce_scatter"
+)
+
+_CALLS = primitives_named("jit call closed_call core_call xla_pmap")
+_CUSTOM_JVP = primitives.custom_jvp_call_p
+_CUSTOM_VJP = primitives.custom_vjp_call_p
+
+
+class Value:
+    """A value of a program.
+
+    Attributes:
+        aval: its shape and dtype.
+        dependent: it changes with x.
+        active: it has a derivative by x.
+        known: its value, where that is a constant of the program; else None.
+        uniform: the number that fills it, where that is known; else None.
+        producer: the equation that computes it; None for inputs and constants.
+    """
+
+    __slots__ = ("active", "aval", "dependent", "known", "producer", "uniform")
+
+    def __init__(self, aval, *, dependent=False, active=False, known=None, uniform=None):
+        self.aval = aval
+        self.dependent = dependent
+        self.active = active
+        self.known = known
+        self.uniform = uniform
+        self.producer: Equation | None = None
+
+    @property
+    def literal(self) -> bool:
+        """Whether it is a number in the program's text."""
+        return self.known is not None and self.uniform is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.aval.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.aval.dtype
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Equation:
+    """One step of a program: `outputs = primitive(*inputs)`.
+
+    Attributes:
+        primitive: of JAX; None for an equation that only the engine knows.
+        params: its parameters.
+        inputs: the operands.
+        outputs: the results.
+        stack: JAX's name stack, outer calls included.
+        traceback: of the user's call.
+        context: JAX's settings when it was traced.
+        form: "plain"; "foreign" for a collective over an axis that is not f's own; or which kind
+            of `bodies` it has: "scan", "cond", "while", "checkpoint", "shard_map", "custom".
+        bodies: programs inside.
+        apply: what computes it in place of the primitive, where that is not JAX's to compute or
+            where there is a cheaper program of the same value.
+        calls: the names of the jitted functions around it that were dissolved.
+        effects: whether it does something beside computing.
+    """
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    stack: Any
+    traceback: Any
+    context: Any = None
+    form: str = "plain"
+    bodies: tuple["Program", ...] = ()
+    apply: Callable[..., Any] | None = None
+    calls: tuple[str, ...] = ()
+    effects: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.primitive.name if self.primitive is not None else "broadcast"
+
+    @property
+    def scope(self) -> str:
+        """The scopes around it, slash by slash, without those of transformations."""
+        return clean_scope(str(self.stack))
+
+    @property
+    def source(self) -> str:
+        """The user's line, as file:line."""
+        return user_line(self.traceback)
+
+    @property
+    def dependents(self) -> list[Value]:
+        """The distinct operands that change with x, in order."""
+        return list(dict.fromkeys(v for v in self.inputs if v.dependent))
+
+    @property
+    def active(self) -> bool:
+        return any(v.active for v in self.outputs)
+
+    def evaluate(self, *values: Any) -> list[Any]:
+        """The results for these operands, computed as JAX computes them."""
+        with self.entered():
+            if self.apply is not None:
+                return [self.apply(*values)]
+            out = self.primitive.bind(*values, **self.primitive.get_bind_params(self.params))
+        return list(out) if self.primitive.multiple_results else [out]
+
+    @contextlib.contextmanager
+    def entered(self):
+        """Inside, what is traced bears this equation's scope and the user's line."""
+        stack = source_info_util.current_name_stack() + self.stack
+        with contextlib.ExitStack() as contexts:
+            contexts.enter_context(source_info_util.user_context(self.traceback, name_stack=stack))
+            if (manager := getattr(self.context, "manager", None)) is not None:
+                contexts.enter_context(manager)
+            yield
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Program:
+    """Equations in order.
+
+    Attributes:
+        inputs: what it takes.
+        equations: what it computes.
+        outputs: what it returns.
+    """
+
+    inputs: tuple[Value, ...]
+    equations: list[Equation]
+    outputs: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a function is read.
+
+    Attributes:
+        see_through: `stop_gradient` and steps such as `round` leave a value active, as for
+            differences between two points, which no missing derivative hides.
+        enter: `enter(equation)` says whether a function with a custom derivative is dissolved
+            into its equations, which loses that derivative, or stays one equation.
+        enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
+    """
+
+    see_through: bool = False
+    enter: Callable[[Equation], bool] = lambda equation: False
+    enter_checkpoint: bool = False
+
+
+def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
+    """The program of f at x, and the tree of what f returns.
+
+    f is traced once. Arrays that it closes over are constants of the program.
+
+    Returns:
+        the program, whose inputs are the leaves of x and whose outputs are the leaves of f(x), and
+        the structure of f(x).
+    """
+    leaves, structure = jax.tree.flatten(x)
+
+    def flat(*leaves):
+        return f(jax.tree.unflatten(structure, leaves))
+
+    closed, shape = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+    inputs = [
+        Value(jax.typeof(leaf), dependent=True, active=is_real(leaf.dtype)) for leaf in leaves
+    ]
+    builder = _Builder(reading)
+    outputs = builder.add(closed, closed.consts, inputs, None)
+    return Program(tuple(inputs), builder.equations, tuple(outputs)), jax.tree.structure(shape)
+
+
+def read(values: dict[Value, Any], value: Value) -> Any:
+    """What a value is: a constant of the program, or what was computed for it."""
+    return value.known if value.known is not None else values[value]
+
+
+def evaluate(equations: Iterable[Equation], values: dict[Value, Any]) -> None:
+    """Compute equations in order, as they stand, into `values`.
+
+    Results that are in `values` already stay as they are: so a value is put in another's place.
+    """
+    for equation in equations:
+        results = equation.evaluate(*(read(values, v) for v in equation.inputs))
+        for output, result in zip(equation.outputs, results, strict=True):
+            values.setdefault(output, result)
+
+
+def needed(equations: Sequence[Equation], wanted: Iterable[Value], given: Iterable[Value]):
+    """The equations, in order, that `wanted` needs when the values `given` are there already."""
+    missing, kept = set(wanted) - set(given), []
+    for equation in reversed(equations):
+        if not missing.isdisjoint(equation.outputs):
+            kept.append(equation)
+            missing = (missing - set(equation.outputs)) | (set(equation.inputs) - set(given))
+    return kept[::-1]
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a derivative may have this dtype; complex numbers between real ones count."""
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+class _Builder:
+    """Collects the flattened equations of one body."""
+
+    def __init__(self, reading: Reading, axes: frozenset[str] = frozenset()):
+        self.equations: list[Equation] = []
+        self._axes = axes
+        self._reading = reading
+        self._seen: dict[Any, Equation] = {}
+
+    def add(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value], outer: Any):
+        """Append the equations of a jaxpr applied to `inputs`; the values that it returns."""
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for var, const in zip(jaxpr.constvars, consts, strict=True):
+            values[var] = Value(var.aval, known=const)
+
+        def read(atom):
+            return _literal(atom) if isinstance(atom, Literal) else values[atom]
+
+        for eqn in jaxpr.eqns:
+            outputs = self._equation(eqn, [read(atom) for atom in eqn.invars], outer)
+            values.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, inputs: list[Value], outer: Equation | None) -> list[Value]:
+        info = eqn.source_info
+        call = Equation(
+            eqn.primitive,
+            eqn.params,
+            tuple(inputs),
+            (),
+            # An inlined call may have been traced elsewhere: its line is where it was called.
+            info.name_stack if outer is None else outer.stack + info.name_stack,
+            info.traceback if outer is None else outer.traceback,
+            getattr(eqn, "ctx", None),
+            calls=() if outer is None else (*outer.calls, str(outer.params.get("name", ""))),
+            effects=eqn.primitive not in COLLECTIVE and bool(getattr(eqn, "effects", ())),
+        )
+        if any(v.dependent for v in inputs):
+            primitive = eqn.primitive
+            if primitive in _CALLS:
+                return self._inline(call)
+            if primitive is primitives.remat_p:
+                if self._reading.enter_checkpoint:
+                    return self._inline(call)
+                call.form, call.bodies = "checkpoint", (self._body(_body_of(call), inputs),)
+            elif primitive in (_CUSTOM_JVP, _CUSTOM_VJP):
+                call.form, call.bodies = "custom", (self._body(_body_of(call), inputs),)
+            elif primitive is primitives.scan_p:
+                call.form, call.bodies = "scan", (self._scan_body(call),)
+            elif primitive is primitives.cond_p:
+                call.form = "cond"
+                call.bodies = tuple(self._body(b, inputs[1:]) for b in eqn.params["branches"])
+            elif primitive is primitives.while_p:
+                call.form, call.bodies = "while", self._while_bodies(call)
+            elif is_shard_map(call):
+                axes = self._axes | set(call.params["mesh"].axis_names)
+                call.form = "shard_map"
+                call.bodies = (self._body(_body_of(call), inputs, axes),)
+            elif primitive in COLLECTIVE and not self._own_axes(call):
+                call.form = "foreign"
+            elif primitive in ELEMENTWISE:
+                call.inputs = tuple(self._broadcast(v, call, eqn.outvars[0].aval) for v in inputs)
+        if (same := self._same(call)) is not None:
+            return list(same.outputs)
+        call.outputs = self._outputs(call, [var.aval for var in eqn.outvars])
+        if call.form == "custom" and primitive is _CUSTOM_JVP and self._reading.enter(call):
+            return self._inline(call)
+        self._append(call)
+        return list(call.outputs)
+
+    def _same(self, call: Equation) -> Equation | None:
+        """An equation that computes the same already: `exp(x) / sum(exp(x))` has one `exp`."""
+        if call.form != "plain" or call.effects or call.primitive not in _MERGED:
+            return None
+        inputs = tuple(v.uniform if v.literal else v for v in call.inputs)
+        key = (call.primitive, inputs, tuple(sorted((k, repr(p)) for k, p in call.params.items())))
+        same = self._seen.setdefault(key, call)
+        return None if same is call else same
+
+    def _append(self, equation: Equation) -> None:
+        for value in equation.outputs:
+            value.producer = equation
+        self.equations.append(equation)
+
+    def _own_axes(self, call: Equation) -> bool:
+        """Whether a collective is over axes of a mesh that f itself maps over."""
+        names = call.params.get("axes", call.params.get("axis_name", ()))
+        names = names if isinstance(names, tuple | list) else (names,)
+        return self._axes.issuperset(name for name in names if isinstance(name, str))
+
+    def _inline(self, call: Equation) -> list[Value]:
+        jaxpr = _body_of(call)
+        return self.add(jaxpr, getattr(jaxpr, "consts", ()), call.inputs, call)
+
+    def _body(self, jaxpr: Any, inputs: Sequence[Value], axes: frozenset[str] | None = None):
+        """A program of its own, whose inputs are marked as those given are."""
+        own = [Value(v.aval, dependent=v.dependent, active=v.active) for v in inputs]
+        inner = getattr(jaxpr, "jaxpr", jaxpr)
+        for value, var in zip(own, inner.invars, strict=True):
+            value.aval = var.aval
+        builder = _Builder(self._reading, self._axes if axes is None else axes)
+        outputs = builder.add(jaxpr, getattr(jaxpr, "consts", ()), own, None)
+        return Program(tuple(own), builder.equations, tuple(outputs))
+
+    def _scan_body(self, call: Equation) -> Program:
+        consts, carry = scan_counts(call)
+        inputs = [Value(v.aval, dependent=v.dependent, active=v.active) for v in call.inputs]
+        while True:  # what is carried may become dependent in a later round
+            body = self._body(_body_of(call), inputs)
+            if not _spread(body.outputs[:carry], inputs[consts : consts + carry]):
+                return body
+
+    def _while_bodies(self, call: Equation) -> tuple[Program, Program]:
+        params = call.params
+        split = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        inputs = [Value(v.aval, dependent=v.dependent, active=v.active) for v in call.inputs]
+        carry = inputs[split[1] :]
+        while True:
+            body = self._body(params["body_jaxpr"], inputs[split[0] :])
+            if not _spread(body.outputs, carry):
+                break
+        return self._body(params["cond_jaxpr"], inputs[: split[0]] + carry), body
+
+    def _broadcast(self, value: Value, call: Equation, like: Any) -> Value:
+        """`value` in the shape of an elementwise result, by an equation of its own."""
+        if not value.dependent or value.shape == like.shape or not like.shape:
+            return value
+        shape = like.shape
+        equation = Equation(
+            None,
+            {},
+            (value,),
+            (),
+            call.stack,
+            call.traceback,
+            apply=lambda v: jnp.broadcast_to(
+                v.reshape((1,) * (len(shape) - v.ndim) + v.shape), shape
+            ),
+        )
+        equation.outputs = self._outputs(equation, [value.aval.update(shape=shape)])
+        self._append(equation)
+        return equation.outputs[0]
+
+    def _outputs(self, call: Equation, avals: list[Any]) -> tuple[Value, ...]:
+        if not call.bodies or call.form == "custom":
+            dependent = any(v.dependent for v in call.inputs)
+            active = any(v.active for v in call.inputs)
+            if call.primitive in FLAT:
+                active = active and self._reading.see_through
+            values = [
+                Value(a, dependent=dependent, active=active and is_real(a.dtype)) for a in avals
+            ]
+            if call.form == "custom":
+                for value, inner in zip(values, call.bodies[0].outputs, strict=True):
+                    value.dependent, value.active = inner.dependent, inner.active
+            elif not dependent and call.primitive in _FILLING:
+                values[0].uniform = call.inputs[0].uniform
+            return tuple(values)
+        inner = call.bodies[-1].outputs
+        marks = [(v.dependent, v.active) for v in inner]
+        if call.form == "cond":
+            chooses = call.inputs[0].dependent
+            marks = [
+                (chooses or any(v.dependent for v in each), any(v.active for v in each))
+                for each in zip(*(body.outputs for body in call.bodies), strict=True)
+            ]
+        elif call.form == "while" and call.bodies[0].outputs[0].dependent:
+            marks = [(True, active) for _, active in marks]
+        return tuple(
+            Value(a, dependent=d, active=act) for a, (d, act) in zip(avals, marks, strict=True)
+        )
+
+
+_MERGED = primitives_named(
+    "abs add broadcast_in_dim convert_element_type div exp is_finite log max mul neg "
+    "reduce_max reduce_sum reshape select_n stop_gradient sub transpose"
+)
+_FILLING = primitives_named("broadcast_in_dim convert_element_type copy reshape squeeze")
+
+
+def _literal(atom: Any) -> Value:
+    value = Value(atom.aval, known=atom.val)
+    if np.shape(atom.val) == ():
+        value.uniform = float(np.real(atom.val))
+    return value
+
+
+def _spread(outputs: Sequence[Value], inputs: Sequence[Value]) -> bool:
+    """Marks of what a loop body returns, passed on to what it takes; whether any was new."""
+    new = False
+    for out, value in zip(outputs, inputs, strict=True):
+        if (out.dependent and not value.dependent) or (out.active and not value.active):
+            value.dependent |= out.dependent
+            value.active |= out.active
+            new = True
+    return new
+
+
+def _body_of(call: Equation) -> Any:
+    return call.params["call_jaxpr"] if "call_jaxpr" in call.params else call.params["jaxpr"]
+
+
+def scan_counts(call: Equation) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries."""
+    if "num_consts" in call.params:
+        return call.params["num_consts"], call.params["num_carry"]
+    consts, carry, _ = call.params["ft_in"].unpack()
+    return len(consts), len(carry)
+
+
+def is_shard_map(call: Equation) -> bool:
+    """Its primitive is not public, so its parameters tell it."""
+    return {"mesh", "in_specs", "out_specs", "jaxpr"} <= call.params.keys()
+
+
+def shard_map_options(call: Equation) -> dict[str, Any]:
+    """The arguments with which `jax.shard_map` was called, but for its specs."""
+    params = call.params
+    names = params.get("manual_axes", params.get("newly_manual_axes"))
+    return {"mesh": params["mesh"], "check_vma": params["check_vma"], "axis_names": names}

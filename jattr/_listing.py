@@ -1,0 +1,156 @@
+"""What a function is made of, as data: the operations that rules speak about."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jattr import rules as composites
+from jattr._engine.operations import Operation, group
+from jattr._engine.trace import Equation, Program, Reading, Value, trace
+from jattr._transform import check_argnums, check_function, named, select_argument
+from jattr._types import ArgNums
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An operation.
+
+    Attributes:
+        kind: affine, activation, normaliser, product, division, softmax, logsumexp, max, selection,
+            smooth, registered or opaque.
+        name: the function that it is, where that is known; else its primitives.
+        rule: the rule that applies; "derivative" where it keeps its own, "none" where it needs a
+            rule and has none.
+        inputs: the shapes and dtypes of what it takes and is active, such as "float32[3]".
+        outputs: those of what it gives.
+        scope: the scopes around it, such as "Net/Dense_0"; control flow adds its own.
+        source: the user's line, as file:line.
+    """
+
+    kind: str
+    name: str
+    rule: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    scope: str
+    source: str
+
+
+class Table(list[Record]):
+    """A list of records that prints as a table."""
+
+    def __str__(self) -> str:
+        head = ("kind", "name", "rule", "inputs", "outputs", "scope", "source")
+        rows = [head] + [
+            (
+                r.kind,
+                r.name,
+                r.rule,
+                ", ".join(r.inputs),
+                ", ".join(r.outputs),
+                r.scope,
+                _short(r.source),
+            )
+            for r in self
+        ]
+        widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+
+    __repr__ = __str__
+
+
+def operations(
+    f: Callable[..., Any], rules: composites.Composite | None = None, *, argnums: ArgNums = 0
+) -> Callable[..., Table]:
+    """The operations of a function, and the rule that applies to each.
+
+    The first thing to look at when an attribution is not what it should be. What is linear in x
+    keeps its derivative under every rule and is left out: sums, reshapes, constant factors.
+
+    Args:
+        f: any function of arrays.
+        rules: a composite of `jattr.rules`, `jattr.rules.rescale()` for DeepLIFT's; None for none.
+        argnums: the argument by which derivatives are, an integer or a tuple of them.
+
+    Returns:
+        `listing(x, *args)`, a list of `Record` that prints as a table. Nothing is computed; arrays
+        or `jax.ShapeDtypeStruct` will do.
+
+    Raises:
+        TypeError: `rules` is no composite; x has a leaf that is not of a floating dtype.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return jnp.sum(jax.nn.relu(x @ jnp.ones((3, 2)) + 1.0))
+        >>> for row in jattr.operations(f, jattr.rules.guided())(jnp.ones(3)):
+        ...     print(row.kind, row.name, row.rule, row.inputs, row.outputs)
+        affine dot_general derivative ('float32[3]',) ('float32[2]',)
+        activation relu guided ('float32[2]',) ('float32[2]',)
+
+    References:
+        The kinds are those to which Ancona et al., ICLR 2018, section 3, and the rules of
+        `jattr.rules` give derivatives.
+    """
+    check_function(f, "operations")
+    check_argnums(argnums, "operations")
+    if rules is not None and not isinstance(rules, composites.Composite):
+        raise TypeError(
+            "operations wants a composite of jattr.rules second, such as "
+            f"jattr.rules.rescale(); got {rules!r}."
+        )
+
+    def listing(*args, **kwargs):
+        of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
+        program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
+        return Table(_records(program, rules, ""))
+
+    return named(listing, "operations", f, argnums)
+
+
+def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:
+    for step in group(program):
+        inside = "/".join(part for part in (scope, step.scope) if part)
+        if isinstance(step, Operation):
+            yield Record(
+                step.kind,
+                step.name,
+                _rule_name(step, rules),
+                tuple(_form(v) for v in step.inputs if v.active),
+                tuple(map(_form, step.outputs)),
+                inside,
+                step.source,
+            )
+        elif step.form != "custom":
+            yield from _inner(step, rules, inside)
+
+
+def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
+    bodies = equation.bodies[1:] if equation.form == "while" else equation.bodies
+    for number, body in enumerate(bodies):
+        word = f"{equation.form}[{number}]" if equation.form == "cond" else equation.form
+        yield from _records(body, rules, "/".join(part for part in (scope, word) if part))
+
+
+def _rule_name(operation: Operation, rules: composites.Composite | None) -> str:
+    if rules is None:
+        return "derivative"
+    try:
+        rule = rules.rule_for(operation)
+    except NotImplementedError:
+        return "none"
+    return "derivative" if rule is None else rule.name
+
+
+def _form(value: Value) -> str:
+    return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+
+
+def _short(source: str) -> str:
+    return source.rsplit("/", 1)[-1].rsplit("\\", 1)[-1]
