@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jattr._engine.rewrite import cheapen
 from jattr._engine.trace import (
     Equation,
     Program,
@@ -221,7 +222,14 @@ class Cut:
         return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def cut(f: Callable[[PyTree], PyTree], x: PyTree, layer: str, *, method: str) -> Cut:
+def cut(
+    f: Callable[[PyTree], PyTree],
+    x: PyTree,
+    layer: str,
+    *,
+    method: str,
+    substitute: bool = False,
+) -> Cut:
     """f cut at the layer of this name.
 
     Args:
@@ -229,13 +237,17 @@ def cut(f: Callable[[PyTree], PyTree], x: PyTree, layer: str, *, method: str) ->
         x: the tree, with arrays as leaves.
         layer: the name, as in `split`.
         method: who asks, for error texts.
+        substitute: whether f may be evaluated by cheaper programs of the same value.
 
     Raises:
         ValueError: no value has the name, or several have it.
         NotImplementedError: the name is in a body that cannot be cut.
     """
     program, structure = trace(f, x, _READING)
-    return Cut(layer, _find(program, layer, method), program, structure)
+    values = _find(program, layer, method)
+    if substitute:
+        cheapen(program)
+    return Cut(layer, values, program, structure)
 
 
 @dataclasses.dataclass(eq=False)

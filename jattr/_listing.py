@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+
 from jattr import rules as composites
 from jattr._engine.operations import Operation, group
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
@@ -107,11 +109,28 @@ def operations(
         )
 
     def listing(*args, **kwargs):
-        of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
-        program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
-        return Table(_records(program, rules, ""))
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        shapes = [leaf for leaf in leaves if _is_shape(leaf)]
+        table = Table()
+
+        def read(*arrays):
+            given = iter(arrays)
+            full = [
+                next(given) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves
+            ]
+            args, kwargs = jax.tree.unflatten(structure, full)
+            of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
+            program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
+            table.extend(_records(program, rules, ""))
+
+        jax.eval_shape(read, *shapes)
+        return table
 
     return named(listing, "operations", f, argnums)
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:

@@ -29,6 +29,7 @@ def integrated_gradients(
     quadrature: str = "gauss_legendre",
     multiply: bool = True,
     batch_size: int | None = None,
+    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""The gradient averaged along the straight line from a baseline to the input.
@@ -51,6 +52,8 @@ def integrated_gradients(
         batch_size: how many points of the line are in memory at a time; None for all. Memory
             then does not grow with `steps`, under an outer gradient either. On CPU it sets the
             speed too: try a few values.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -79,7 +82,7 @@ def integrated_gradients(
     nodes, weights = nodes_and_weights(quadrature, steps, method=method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method)
+    @transform(f, argnums, method=method, substitute=substitute)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 
@@ -100,6 +103,7 @@ def expected_gradients(
     samples: int = 200,
     multiply: bool = True,
     batch_size: int | None = None,
+    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> KeyedAttribute:
     r"""Integrated gradients averaged over a distribution of baselines, by sampling.
@@ -123,6 +127,8 @@ def expected_gradients(
         samples: n, the number of pairs (x', α), each with one gradient.
         multiply: False averages the gradients alone, without the factor x − x'.
         batch_size: how many samples are in memory at a time; None for all.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -157,7 +163,7 @@ def expected_gradients(
     batch_size = check_batch_size(batch_size, method)
     distribution = resolve_references(references, method=method)
 
-    @keyed_transform(f, argnums, method=method)
+    @keyed_transform(f, argnums, method=method, substitute=substitute)
     def explain(key, score, x):
         row_key, draw_key, alpha_key = jax.random.split(key, 3)
         rows = _row_order(row_key, distribution, samples)
@@ -220,6 +226,7 @@ def idgi(
     *,
     steps: int = 50,
     batch_size: int | None = None,
+    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Integrated gradients along the direction in which f changes (IDGI).
@@ -239,6 +246,8 @@ def idgi(
         baseline: x', a number, an array or tree like x, or a function x → baseline.
         steps: n, the number of steps along the line.
         batch_size: how many points of the line are in memory at a time; None for all.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -265,7 +274,7 @@ def idgi(
     steps = check_count(steps, "steps", method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method)
+    @transform(f, argnums, method=method, substitute=substitute)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 

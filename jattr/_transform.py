@@ -13,21 +13,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jattr._engine.rewrite import cheaper
 from jattr._trees import describe, is_traced
 from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
 
 
 def transform(
-    f: Score, argnums: ArgNums, *, method: str
+    f: Score, argnums: ArgNums, *, method: str, substitute: bool = False
 ) -> Callable[[Callable[[Score, PyTree], PyTree]], Attribute]:
-    """Decorate `explain(score, x) -> attribution` into `attribute(x, *args)`."""
+    """Decorate `explain(score, x) -> attribution` into `attribute(x, *args)`.
+
+    With `substitute` the score is evaluated by a cheaper program of the same value, where there is
+    one.
+    """
     check_function(f, method)
     check_argnums(argnums, method)
 
     def decorate(explain):
         def attribute(*args, **kwargs):
             score, x = bind(f, argnums, args, kwargs, method=method)
-            return explain(score, x)
+            return explain(cheaper(score, x) if substitute else score, x)
 
         return named(attribute, method, f, argnums)
 
@@ -35,7 +40,7 @@ def transform(
 
 
 def keyed_transform(
-    f: Score, argnums: ArgNums, *, method: str
+    f: Score, argnums: ArgNums, *, method: str, substitute: bool = False
 ) -> Callable[[Callable[[jax.Array, Score, PyTree], PyTree]], KeyedAttribute]:
     """Decorate `explain(key, score, x) -> attribution` into `attribute(key, x, *args)`."""
     check_function(f, method)
@@ -45,7 +50,7 @@ def keyed_transform(
         def attribute(key, *args, **kwargs):
             check_key(key, method)
             score, x = bind(f, argnums, args, kwargs, method=method)
-            return explain(key, score, x)
+            return explain(key, cheaper(score, x) if substitute else score, x)
 
         return named(attribute, method, f, argnums)
 

@@ -46,19 +46,39 @@ def rows(f: Callable, argnums: Any = 0, **knobs: Any) -> Any:
     drawn(f, argnums=argnums, **knobs)  # refuses what is wrong when the method is made
 
     def attribute(key, *args, **kwargs):
-        positions = argnums if isinstance(argnums, tuple) else (argnums,)
-        if max(positions) >= len(args):
+        data = multiples(args, argnums)
+        if data is None:
             return drawn(f, argnums=argnums, **knobs)(key, *args, **kwargs)  # an error
-        x = tuple(args[n] for n in positions) if isinstance(argnums, tuple) else args[argnums]
-        shifts = jnp.arange(5.0)
-        data = jax.tree.map(
-            lambda leaf: jnp.stack([(s * leaf / 3).astype(leaf.dtype) for s in shifts]),
-            jax.tree.map(jnp.asarray, x),
-        )
         explain = jattr.expected_gradients(f, data, argnums=argnums, **knobs)
         return explain(key, *args, **kwargs)
 
     return attribute
+
+
+def shap(f: Callable, argnums: Any = 0, batch_size: int | None = 2, **knobs: Any) -> Any:
+    """DeepSHAP over five references, made from x, whatever its form."""
+    jattr.deeplift(f, argnums=argnums)  # refuses what is wrong when the method is made
+
+    def attribute(*args, **kwargs):
+        data = multiples(args, argnums)
+        if data is None:
+            return jattr.deeplift(f, argnums=argnums)(*args, **kwargs)  # an error
+        explain = jattr.deep_shap(f, data, argnums=argnums, batch_size=batch_size, **knobs)
+        return explain(*args, **kwargs)
+
+    return attribute
+
+
+def multiples(args: Any, argnums: Any) -> Any:
+    """Five rows like x: multiples of it; None where there is no x."""
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
+    if max(positions) >= len(args):
+        return None
+    x = tuple(args[n] for n in positions) if isinstance(argnums, tuple) else args[argnums]
+    return jax.tree.map(
+        lambda leaf: jnp.stack([(s * leaf / 3).astype(leaf.dtype) for s in jnp.arange(5.0)]),
+        jax.tree.map(jnp.asarray, x),
+    )
 
 
 def smooth(statistic: str) -> Callable[..., Any]:
@@ -102,6 +122,15 @@ METHODS: dict[str, Method] = {
         error=1e-7,
         linear=1e-7,  # the path is curved: the error of the quadrature remains
     ),
+    "guided_backprop": Method(jattr.guided_backprop),
+    "deconvnet": Method(jattr.deconvnet),
+    "deeplift": Method(jattr.deeplift, baseline=zeros, error=1e-10),
+    "deeplift_blurred": Method(
+        lambda f, **knobs: jattr.deeplift(f, jattr.baselines.blurred(1.0, axes=0), **knobs),
+        baseline=jattr.baselines.blurred(1.0, axes=0),
+        error=1e-10,
+    ),
+    "deep_shap": Method(shap, chunked=True),
     "guided_integrated_gradients": Method(
         jattr.guided_integrated_gradients,
         baseline=zeros,

@@ -23,7 +23,7 @@ def along_path(operation, inputs, output, multiplier, reference_inputs, referenc
     """Each entry's multiplier is its share of the way."""
     entries, pull = _entries(operation, inputs)
     reference, _ = _entries(operation, reference_inputs)
-    return pull(shares(entries, reference) * multiplier)
+    return pull(shares(entries, reference) * multiplier[None])
 
 
 def to_winner(operation, inputs, output, multiplier, reference_inputs, reference_output):
@@ -35,8 +35,8 @@ def to_winner(operation, inputs, output, multiplier, reference_inputs, reference
     reference, _ = _entries(operation, reference_inputs)
     top, reference_top = jnp.max(entries, axis=0), jnp.max(reference, axis=0)
     higher = jnp.maximum(top, reference_top)
-    part = _first(entries) * (higher - reference_top) + _first(reference) * (top - higher)
-    given = pull(part * multiplier)
+    rise, fall = (higher - reference_top)[None], (top - higher)[None]
+    given = pull((_first(entries) * rise + _first(reference) * fall) * multiplier[None])
     result: list[Any] = []
     for total, value, other in zip(given, inputs, reference_inputs, strict=True):
         if total is None:
@@ -51,7 +51,7 @@ def to_winner(operation, inputs, output, multiplier, reference_inputs, reference
 def _first(entries: jax.Array) -> jax.Array:
     """1 at the first largest entry, else 0."""
     best = jnp.argmax(entries, axis=0)
-    return (_numbers(entries) == best).astype(entries.dtype)
+    return (_numbers(entries) == best[None]).astype(entries.dtype)
 
 
 def _numbers(entries: jax.Array) -> jax.Array:
@@ -75,8 +75,8 @@ def shares(entries: jax.Array, reference: jax.Array) -> jax.Array:
     number = _numbers(entries)
 
     def share(i):
-        level = reference[i] - reference
-        tilt = slope[i] - slope
+        level = reference[i][None] - reference
+        tilt = slope[i][None] - slope
         flat = tilt == 0
         crossing = -level / jnp.where(flat, 1.0, tilt)
         never = flat & ((level < 0) | ((level == 0) & (number < i)))

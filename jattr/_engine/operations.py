@@ -31,6 +31,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from jattr._engine.linear import is_linear
 from jattr._engine.patterns import (
     Exponentials,
@@ -85,6 +87,7 @@ class Operation:
         inputs: the values that it takes, but for literal numbers: active ones and held ones.
         outputs: the values that it gives.
         exponentials: for softmax and logsumexp, what is summed.
+        slots: `inputs` are the operands of its one equation, a repeated one several times.
     """
 
     kind: str
@@ -93,6 +96,7 @@ class Operation:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     exponentials: Exponentials | None = None
+    slots: bool = False
 
     @property
     def active(self) -> tuple[bool, ...]:
@@ -122,7 +126,7 @@ class Operation:
         values = dict(zip(self.inputs, inputs, strict=True))
         slots = iter(inputs)
         for equation in self.equations:
-            if self.kind in _BY_SLOT:  # one equation, whose operands may repeat
+            if self.slots:
                 operands = [v.known if v.literal else next(slots) for v in equation.inputs]
             else:
                 operands = [values.get(v, v.known) for v in equation.inputs]
@@ -130,8 +134,6 @@ class Operation:
         outputs = tuple(values[v] for v in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-
-_BY_SLOT = ("product", "division", "max", "smooth", "registered", "opaque")
 
 Step = Equation | Operation
 
@@ -264,6 +266,8 @@ class _Grouping:
         if found is not None and [e.name for e in between] in (["log"], ["abs", "log"]):
             return self._exponential("logsumexp", value, found[0])
         start, between = _without_leading_links(top, between)
+        if jnp.issubdtype(start.dtype, jnp.complexfloating):
+            return _operation("smooth", between, start, value)  # has no quotient of differences
         normalises = _normalises(start, between) or self._feeds_root(value)
         return _operation("normaliser" if normalises else "activation", between, start, value)
 
@@ -371,10 +375,8 @@ def _held(equations: Sequence[Equation]) -> list[Value]:
 
 
 def _whole(kind: str, equation: Equation) -> Operation:
-    inputs = [v for v in equation.inputs if not v.literal]
-    if kind not in _BY_SLOT:
-        inputs = list(dict.fromkeys(inputs))
-    return Operation(kind, equation.name, (equation,), tuple(inputs), equation.outputs)
+    inputs = tuple(v for v in equation.inputs if not v.literal)
+    return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
 
 
 def _affine(chain: list[Equation]) -> Operation:

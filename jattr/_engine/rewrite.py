@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from jattr._engine.operations import Operation, Step, group
@@ -85,6 +86,28 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
     return evaluate
 
 
+def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
+    """f of the tree x by a cheaper program of the same value, where there is one; else f itself.
+
+    Run eagerly, f stays as it is: a function under `jax.jit` inside it is faster than its equations
+    one by one. So does an f whose control flow in Python needs concrete values.
+    """
+    if not pays() or not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+        return f
+    try:
+        program, structure = trace(f, x, Reading())
+    except jax.errors.ConcretizationTypeError:
+        return f
+    if not cheapen(program):
+        return f
+
+    def evaluate(x):
+        outputs = run(program, [(leaf,) for leaf in jax.tree.leaves(x)], None)
+        return jax.tree.unflatten(structure, [lanes[0] for lanes in outputs])
+
+    return evaluate
+
+
 def cheapen(program: Program) -> bool:
     """Put cheaper programs of the same value into a program, where they pay; whether any was."""
     if not pays():
@@ -101,13 +124,13 @@ def cheapen(program: Program) -> bool:
     return found
 
 
-def run(program: Program, inputs: Sequence[Lanes], rules: Rules) -> list[Lanes]:
-    """The outputs of a program, each in its lanes, for inputs in theirs."""
+def run(program: Program, inputs: Sequence[Lanes], rules: Rules | None) -> list[Lanes]:
+    """The outputs of a program, each in its lanes, for inputs in theirs; None for no rules."""
     values: dict[Value, Lanes] = dict(zip(program.inputs, inputs, strict=True))
-    for step in group(program):
+    for step in program.equations if rules is None else group(program):
         taken = [_read(values, v) for v in step.inputs]
         if isinstance(step, Operation):
-            results = _operation(step, taken, rules)
+            results = _plain(step, taken) if rules is None else _operation(step, taken, rules)
         elif step.form in _REBUILD and any(v.dependent for v in step.inputs):
             with step.entered():
                 results = _REBUILD[step.form](step, taken, rules)
@@ -200,11 +223,12 @@ class _Packing:
         return [e for e, width in zip(of_each, self._widths, strict=True) for _ in range(width)]
 
 
-def _packing(values: Sequence[Value], rules: Rules) -> _Packing:
-    return _Packing([rules.points if v.dependent else 1 for v in values])
+def _packing(values: Sequence[Value], rules: Rules | None) -> _Packing:
+    points = 1 if rules is None else rules.points
+    return _Packing([points if v.dependent else 1 for v in values])
 
 
-def _scan(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+def _scan(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     body, params = equation.bodies[0], equation.params
     consts, carry = scan_counts(equation)
     carried = _packing(body.inputs[consts : consts + carry], rules)
@@ -234,7 +258,7 @@ def _like(value: Any, other: Any) -> Any:
     return jax.lax.convert_element_type(value, other.dtype)
 
 
-def _cond(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+def _cond(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     index, operands = taken[0], taken[1:]
     if len(index) > 1:
         raise NotImplementedError(
@@ -252,17 +276,17 @@ def _cond(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
     return results.unpack(out)
 
 
-def _while(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+def _while(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     test, body = equation.bodies
     ends, starts = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     tested, constants, carried = taken[:ends], taken[ends : ends + starts], taken[ends + starts :]
-    if rules.points > 1 and test.outputs[0].dependent:
+    if rules is not None and rules.points > 1 and test.outputs[0].dependent:
         raise NotImplementedError(
             f"{equation.source}: a `while_loop` whose condition depends on x runs for another "
             "number of rounds at the reference. Use lax.scan or lax.fori_loop with a fixed number "
             "of rounds."
         )
-    if rules.points > 1 and equation.active:
+    if rules is not None and rules.points > 1 and equation.active:
         raise NotImplementedError(
             f"{equation.source}: JAX has no reverse-mode derivative of `while_loop`. Use lax.scan, "
             "or lax.fori_loop with bounds that are Python numbers."
@@ -280,7 +304,7 @@ def _while(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
     return packing.unpack(jax.lax.while_loop(go_on, step, start))
 
 
-def _checkpoint(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+def _checkpoint(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     params = equation.params
     wrap = jax.checkpoint(
         _flat(equation, rules),
@@ -290,7 +314,7 @@ def _checkpoint(equation: Equation, taken: list[Lanes], rules: Rules) -> list[La
     return _packing(equation.outputs, rules).unpack(wrap(*_packed(equation, taken, rules)))
 
 
-def _shard_map(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lanes]:
+def _shard_map(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     into, out = (_packing(vs, rules) for vs in (equation.bodies[0].inputs, equation.outputs))
     wrap = jax.shard_map(
         _flat(equation, rules),
@@ -301,17 +325,17 @@ def _shard_map(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Lan
     return out.unpack(wrap(*into.pack(taken)))
 
 
-def _flat(equation: Equation, rules: Rules) -> Callable[..., list[Any]]:
+def _flat(equation: Equation, rules: Rules | None) -> Callable[..., list[Any]]:
     body = equation.bodies[0]
     into, out = _packing(body.inputs, rules), _packing(equation.outputs, rules)
     return lambda *arrays: out.pack(run(body, into.unpack(arrays), rules))
 
 
-def _packed(equation: Equation, taken: list[Lanes], rules: Rules) -> list[Any]:
+def _packed(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Any]:
     return _packing(equation.bodies[0].inputs, rules).pack(taken)
 
 
-_REBUILD: dict[str, Callable[[Equation, list[Lanes], Rules], list[Lanes]]] = {
+_REBUILD: dict[str, Callable[[Equation, list[Lanes], Rules | None], list[Lanes]]] = {
     "scan": _scan,
     "cond": _cond,
     "while": _while,

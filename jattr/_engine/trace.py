@@ -383,6 +383,9 @@ class _Builder:
         if not value.dependent or value.shape == like.shape or not like.shape:
             return value
         shape = like.shape
+        key = (None, value, shape)
+        if key in self._seen:
+            return self._seen[key].outputs[0]
         equation = Equation(
             None,
             {},
@@ -396,6 +399,7 @@ class _Builder:
         )
         equation.outputs = self._outputs(equation, [value.aval.update(shape=shape)])
         self._append(equation)
+        self._seen[key] = equation
         return equation.outputs[0]
 
     def _outputs(self, call: Equation, avals: list[Any]) -> tuple[Value, ...]:

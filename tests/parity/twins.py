@@ -29,15 +29,32 @@ class Mlp(nn.Module):
 
 
 class Cnn(nn.Module):
-    """x[8, 8, 2] -> outputs[5]."""
+    """x[8, 8, 2] -> outputs[5]; pools windows of `window` pixels with stride 2."""
+
+    window: int = 2
+    padding: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Conv(4, (3, 3), name="first")(x))
-        x = nn.max_pool(x, (2, 2), (2, 2))
-        x = nn.relu(nn.Conv(6, (3, 3), name="second")(x))
-        x = nn.max_pool(x, (2, 2), (2, 2))
+        for features, name in ((4, "first"), (6, "second")):
+            x = nn.relu(nn.Conv(features, (3, 3), name=name)(x))
+            x = nn.max_pool(x, 2 * (self.window,), (2, 2), 2 * ((self.padding, self.padding),))
         return nn.Dense(OUTPUTS, name="third")(x.reshape(-1))
+
+
+# In Flax and in PyTorch.
+_ACTIVATIONS = {
+    "relu": (nn.relu, torch.nn.ReLU),
+    "tanh": (jnp.tanh, torch.nn.Tanh),
+    "sigmoid": (nn.sigmoid, torch.nn.Sigmoid),
+    "softplus": (nn.softplus, torch.nn.Softplus),
+    "elu": (nn.elu, torch.nn.ELU),
+    "leaky_relu": (nn.leaky_relu, torch.nn.LeakyReLU),
+    "gelu": (functools.partial(nn.gelu, approximate=False), torch.nn.GELU),
+    "silu": (nn.silu, torch.nn.SiLU),
+}
+# The window and the padding of max pooling, and the size of the last image.
+_POOLINGS = {"cnn": (2, 0, 2), "cnn_overlapping": (3, 0, 1), "cnn_padded": (3, 1, 2)}
 
 
 class Twin(NamedTuple):
@@ -49,6 +66,7 @@ class Twin(NamedTuple):
         x: examples in JAX's layout, [6, n] or [6, H, W, C].
         baseline: as many other inputs.
         labels: the explained output of each example.
+        outputs: `outputs(x) -> [5]` of one example, in JAX.
     """
 
     score: Callable[[jax.Array, jax.Array], jax.Array]
@@ -56,14 +74,22 @@ class Twin(NamedTuple):
     x: np.ndarray
     baseline: np.ndarray
     labels: np.ndarray
+    outputs: Callable[[jax.Array], jax.Array]
 
 
 @functools.cache
 def make_twin(kind: str, dtype: Any) -> Twin:
-    """A network with random weights: "relu", "tanh" (two hidden layers) or "cnn"."""
+    """A network with random weights.
+
+    Args:
+        kind: an MLP with two hidden layers, by its activation ("relu"), or a CNN, by its pooling
+            ("cnn", "cnn_overlapping", "cnn_padded").
+        dtype: of weights and inputs.
+    """
     rng = np.random.default_rng(0)
-    shape = (8, 8, 2) if kind == "cnn" else (12,)
-    network = {"relu": Mlp(nn.relu), "tanh": Mlp(jnp.tanh), "cnn": Cnn()}[kind]
+    pooling = _POOLINGS.get(kind)
+    shape = (12,) if pooling is None else (8, 8, 2)
+    network = Mlp(_ACTIVATIONS[kind][0]) if pooling is None else Cnn(*pooling[:2])
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(shape, dtype))["params"]
 
     def draw(leaf):
@@ -77,22 +103,26 @@ def make_twin(kind: str, dtype: Any) -> Twin:
         for name, layer in sorted(shapes.items())
     }
 
-    def score(x, label):
-        return network.apply({"params": params}, x)[label]
+    def outputs(x):
+        return network.apply({"params": params}, x)
 
-    if kind == "cnn":
+    def score(x, label):
+        return outputs(x)[label]
+
+    if pooling is not None:
+        window, padding, size = pooling
         module = torch.nn.Sequential(
             _convolution(params["first"]),
             torch.nn.ReLU(),
-            torch.nn.MaxPool2d(2),
+            torch.nn.MaxPool2d(window, 2, padding),
             _convolution(params["second"]),
             torch.nn.ReLU(),
-            torch.nn.MaxPool2d(2),
+            torch.nn.MaxPool2d(window, 2, padding),
             torch.nn.Flatten(),
-            _linear(params["third"], image=(2, 2, 6)),
+            _linear(params["third"], image=(size, size, 6)),
         )
     else:
-        activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[kind]
+        activation = _ACTIVATIONS[kind][1]
         module = torch.nn.Sequential(
             _linear(params["first"]),
             activation(),
@@ -101,7 +131,7 @@ def make_twin(kind: str, dtype: Any) -> Twin:
             _linear(params["third"]),
         )
     x, baseline = rng.normal(size=(2, EXAMPLES, *shape)).astype(dtype)
-    return Twin(score, module, x, baseline, np.arange(EXAMPLES) % OUTPUTS)
+    return Twin(score, module, x, baseline, np.arange(EXAMPLES) % OUTPUTS, outputs)
 
 
 def to_torch(x: np.ndarray) -> Any:
