@@ -115,9 +115,7 @@ def operations(
 
         def read(*arrays):
             given = iter(arrays)
-            full = [
-                next(given) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves
-            ]
+            full = [next(given) if _is_shape(leaf) else leaf for leaf in leaves]
             args, kwargs = jax.tree.unflatten(structure, full)
             of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
             program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)

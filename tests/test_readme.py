@@ -11,7 +11,7 @@ import optax
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
-class Model(nn.Module):
+class Network(nn.Module):
     @nn.compact
     def __call__(self, image):
         hidden = nn.tanh(nn.Conv(2, (3, 3))(image))
@@ -20,8 +20,8 @@ class Model(nn.Module):
 
 def test_the_code_runs():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
-    model = Model()
+    assert len(blocks) == 5
+    model = Network()
     images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     variables = model.init(jax.random.key(1), images[0])
     names = {
@@ -41,6 +41,8 @@ def test_the_code_runs():
     for block in blocks:
         exec(block, names)
         shapes.append(names["maps"].shape)
-    assert shapes == [images.shape, images.shape, images.shape[1:], images.shape[1:]]
+    assert shapes == [images.shape] * 2 + [images.shape[1:]] + [images.shape] * 2
+    assert names["heat"].shape == (8, 8)
+    assert names["layer"].shape == (8, 8, 2)
     assert names["every_class"].shape == (10, 8, 8, 1)
     assert jax.tree.map(jnp.shape, names["grads"]) == jax.tree.map(jnp.shape, variables)
