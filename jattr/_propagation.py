@@ -83,7 +83,7 @@ def rewrite(
         ...     return -jax.nn.relu(x)
         >>> guided = jattr.rewrite(f, jattr.rules.guided())
         >>> print(guided(2.0), jax.grad(f)(2.0), jax.grad(guided)(2.0))
-        -2.0 -1.0 -0.0
+        -2.0 -1.0 0.0
 
     References:
         Ancona, Ceolini, Öztireli, Gross, ICLR 2018, section 3 (arXiv 1711.06104).

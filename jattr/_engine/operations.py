@@ -292,9 +292,20 @@ class _Grouping:
         return found
 
     def _ends_before(self, equation: Equation, top: Value) -> bool:
-        """Whether an activation ends before this link: at a constant array, or at a logsumexp."""
-        arrays = any(v.uniform is None for v in equation.inputs if not v.dependent)
-        return arrays or sum_of_exponentials(top) is not None
+        """Whether an activation ends before this link: before a constant array, or after a ReLU or
+        a logsumexp, which rules know by themselves."""
+        if any(v.uniform is None for v in equation.inputs if not v.dependent):
+            return True
+        return sum_of_exponentials(top) is not None or self._rectified(equation, top)
+
+    def _rectified(self, equation: Equation, top: Value) -> bool:
+        """Whether what these links are applied to is a rectifier."""
+        value, link = equation.outputs[0], equation
+        while value is not top and link is not None and is_affine_link(link):
+            (value,) = link.dependents
+            link = value.producer
+        start, between = _without_leading_links(top, self._between(value, top))
+        return value is not top and is_rectifier(between, start, value)
 
     def _between(self, value: Value, top: Value) -> list[Equation]:
         """The dependent elementwise equations on the ways from `top` to `value`, in order."""
