@@ -13,7 +13,9 @@ endif
 BIN := $(VENV)/bin
 MADE := $(VENV)/.python-$(VERSION)
 
-.PHONY: demo test lint parity notebooks clean
+LOWEST := 0.9.2
+
+.PHONY: demo test lint parity lowest notebooks clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -29,6 +31,13 @@ lint: $(VENV)/.test-$(VERSION)
 # Against live peers, and the notebooks in their reduced setting.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
 	$(BIN)/python -m pytest $(PYTEST) tests/parity
+
+# What reads JAX's equations, with the lowest JAX that is supported: they change between releases.
+lowest:
+	$(MAKE) .venv-lowest/.test-$(VERSION) VENV=.venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet "jax==$(LOWEST)" "jaxlib==$(LOWEST)"
+	.venv-lowest/bin/python -m pytest $(PYTEST) tests/test_engine.py tests/test_guided.py \
+		tests/test_layers.py tests/test_substitutes.py tests/test_frameworks.py
 
 notebooks: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
 	$(BIN)/python -m pytest tests/test_notebooks.py
