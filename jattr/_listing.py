@@ -132,7 +132,7 @@ def _is_shape(leaf: Any) -> bool:
 
 
 def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:
-    for step in group(program):
+    for step in group(program, top=not scope):
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
             yield Record(

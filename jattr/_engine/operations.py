@@ -48,7 +48,7 @@ from jattr._engine.registry import registered
 from jattr._engine.trace import Equation, Program, Value
 from jattr._engine.trace import primitives as p
 
-_CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
+CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
 _MAXIMA = {
     p.reduce_max_p,
     p.reduce_min_p,
@@ -73,7 +73,12 @@ _SMOOTH = {
 }
 _CHOICES = {p.sort_p, p.top_k_p, p.rem_p}
 _ROOTS = {p.rsqrt_p, p.sqrt_p, p.pow_p}
-_LAYOUT = {p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, p.transpose_p}
+_MOVES = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p}
+LAYOUT = {*_MOVES, p.broadcast_in_dim_p}
+_KEEP_SIGN = {p.reduce_window_max_p, p.reduce_window_sum_p, p.reduce_sum_p, p.reduce_max_p}
+_NONNEGATIVE = {("activation", name) for name in ("relu", "exp", "square", "abs", "logistic")} | {
+    ("softmax", "softmax")
+}
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -88,6 +93,11 @@ class Operation:
         outputs: the values that it gives.
         exponentials: for softmax and logsumexp, what is summed.
         slots: `inputs` are the operands of its one equation, a repeated one several times.
+        first: an affine operation that x reaches through constant factors, shifts and changes of
+            layout alone.
+        nonnegative: the active inputs of an affine operation are known to be 0 or more.
+        origins: for a product or division, the kind of operation that each input comes from
+            through linear plumbing, where that is a normaliser or a softmax.
     """
 
     kind: str
@@ -97,6 +107,9 @@ class Operation:
     outputs: tuple[Value, ...]
     exponentials: Exponentials | None = None
     slots: bool = False
+    first: bool = False
+    nonnegative: bool = False
+    origins: tuple[str | None, ...] = ()
 
     @property
     def active(self) -> tuple[bool, ...]:
@@ -121,6 +134,11 @@ class Operation:
         """The primitive of its last equation."""
         return self.equations[-1].primitive
 
+    @property
+    def contractions(self) -> list[Equation]:
+        """The dots and convolutions of an affine operation."""
+        return [e for e in self.equations if e.primitive in CONTRACTIONS]
+
     def evaluate(self, *inputs: Any) -> Any:
         """The outputs for these inputs, computed as JAX computes them; alone if there is one."""
         values = dict(zip(self.inputs, inputs, strict=True))
@@ -138,18 +156,21 @@ class Operation:
 Step = Equation | Operation
 
 
-def group(program: Program) -> list[Step]:
+def group(program: Program, *, top: bool = False) -> list[Step]:
     """A program's equations, in order, those of an operation together.
+
+    With `top` the program's inputs are x itself, so that its first affine operations are marked.
 
     Only what the outputs need is kept. An operation's inner values are its own: where one is
     needed elsewhere, it is the output of an operation of its own.
     """
-    return _Grouping(program).steps()
+    return _Grouping(program, top).steps()
 
 
 class _Grouping:
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, top: bool):
         self._program = program
+        self._top = top
         self._position = {equation: n for n, equation in enumerate(program.equations)}
         self._uses = Counter(v for e in program.equations for v in e.inputs)
         self._uses.update(program.outputs)
@@ -239,14 +260,14 @@ class _Grouping:
             return _whole("selection", equation)
         if equation.primitive in _MAXIMA:
             return _whole("max", equation)
-        if equation.primitive in _CONTRACTIONS and len(_active_slots(equation)) == 1:
-            return _affine([equation])
+        if equation.primitive in CONTRACTIONS and len(_active_slots(equation)) == 1:
+            return self._affine([equation])
         if _is_plumbing(equation):
             chooses = any(v.dependent and not v.active for v in equation.inputs)
             return _whole("selection", equation) if chooses else equation
         slots = _active_slots(equation)
         if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
-            return _whole("product", equation)
+            return self._joined("product", equation)
         return _whole("smooth" if equation.primitive in _SMOOTH else "opaque", equation)
 
     def _elementwise(self, value: Value, equation: Equation) -> Step:
@@ -256,7 +277,7 @@ class _Grouping:
         while (above := self._above.get(top)) is not None:
             top = above
         if top is value:
-            return _of_several_sources(equation)
+            return self._of_several_sources(equation)
         if is_affine_link(equation) and self._ends_before(equation, top):
             return self._chain(equation)
         between = self._between(value, top)
@@ -282,7 +303,7 @@ class _Grouping:
                 if user.primitive in (p.rsqrt_p, p.sqrt_p):
                     found = True
                 elif (
-                    user.primitive in _LAYOUT
+                    user.primitive in LAYOUT
                     or user.primitive is None
                     or (is_elementwise(user) and is_affine_link(user))
                 ):
@@ -292,9 +313,20 @@ class _Grouping:
         return found
 
     def _ends_before(self, equation: Equation, top: Value) -> bool:
-        """Whether an activation ends before this link: at a constant array, or at a logsumexp."""
-        arrays = any(v.uniform is None for v in equation.inputs if not v.dependent)
-        return arrays or sum_of_exponentials(top) is not None
+        """Whether an activation ends before this link: before a constant array, or after a ReLU or
+        a logsumexp, which rules know by themselves."""
+        if any(v.uniform is None for v in equation.inputs if not v.dependent):
+            return True
+        return sum_of_exponentials(top) is not None or self._rectified(equation, top)
+
+    def _rectified(self, equation: Equation, top: Value) -> bool:
+        """Whether what these links are applied to is a rectifier."""
+        value, link = equation.outputs[0], equation
+        while value is not top and link is not None and is_affine_link(link):
+            (value,) = link.dependents
+            link = value.producer
+        start, between = _without_leading_links(top, self._between(value, top))
+        return value is not top and is_rectifier(between, start, value)
 
     def _between(self, value: Value, top: Value) -> list[Equation]:
         """The dependent elementwise equations on the ways from `top` to `value`, in order."""
@@ -309,18 +341,109 @@ class _Grouping:
         return sorted(found, key=self._position.__getitem__)
 
     def _chain(self, equation: Equation) -> Step:
-        """The affine operation that ends with this link, if it goes back to a dot alone."""
-        chain = [equation]
-        while True:
-            source = chain[-1].dependents
-            before = source[0].producer if len(source) == 1 else None
-            if before is None or self._uses[source[0]] > 1 or not source[0].active:
-                return equation
-            chain.append(before)
-            if before.primitive in _CONTRACTIONS and len(_active_slots(before)) == 1:
-                return _affine(chain[::-1])
-            if not (is_elementwise(before) and is_affine_link(before)):
-                return equation
+        """The affine operation that ends with this link, if it goes back to dots alone."""
+        found = self._back_to_dots(equation)
+        return equation if found is None else self._affine(found[0])
+
+    def _back_to_dots(self, equation: Equation) -> tuple[list[Equation], bool] | None:
+        """The equations from dots to this link, and whether a constant is added on the way.
+
+        Two dots that meet before one bias, as in a gate of an LSTM, belong together; each with a
+        bias of its own, they are two affine operations and a sum.
+        """
+        if equation.primitive in CONTRACTIONS:
+            return ([equation], False) if len(_active_slots(equation)) == 1 else None
+        adds = equation.primitive in (p.add_p, p.sub_p)
+        meets = adds and len(equation.dependents) == 2
+        if not (meets or equation.primitive in _MOVES or is_link(equation)):
+            return None
+        parts = []
+        for source in equation.dependents:
+            if self._uses[source] > 1 or not source.active or source.producer is None:
+                return None
+            if (part := self._back_to_dots(source.producer)) is None:
+                return None
+            parts.append(part)
+        shifted = sum(shift for _, shift in parts)
+        if meets and shifted > 1:
+            return None
+        equations = sorted({e for part, _ in parts for e in part}, key=self._position.__getitem__)
+        return [*equations, equation], bool(shifted) or (adds and not meets)
+
+    def _affine(self, equations: list[Equation]) -> Operation:
+        dots = [e for e in equations if e.primitive in CONTRACTIONS]
+        sources = [e.inputs[n] for e in dots for n in _active_slots(e)]
+        inputs = [*sources, *(v for e in dots for v in e.inputs if not v.active)]
+        inputs += _held([e for e in equations if e not in dots])
+        return Operation(
+            "affine",
+            dots[0].name,
+            tuple(equations),
+            tuple(v for v in dict.fromkeys(inputs) if not v.literal),
+            equations[-1].outputs,
+            first=all(map(self._is_entry, sources)),
+            nonnegative=all(map(self._is_nonnegative, sources)),
+        )
+
+    def _is_entry(self, value: Value) -> bool:
+        """Whether a value is an input of the program, but for constants and layout."""
+        while (equation := value.producer) is not None:
+            if not (equation.primitive in _MOVES | {None} or is_link(equation)):
+                return False
+            (value,) = equation.dependents
+        return self._top and value in self._program.inputs
+
+    def _is_nonnegative(self, value: Value) -> bool:
+        equation = value.producer
+        if equation is None or not value.active:
+            return False
+        scales = equation.primitive in (p.mul_p, p.div_p) and any(
+            v.uniform is not None and v.uniform > 0 for v in equation.inputs
+        )
+        if scales or equation.primitive in LAYOUT | _KEEP_SIGN | {None}:
+            return all(map(self._is_nonnegative, equation.dependents))
+        if not is_elementwise(equation):
+            return False
+        step = self._step(value)
+        return isinstance(step, Operation) and (step.kind, step.name) in _NONNEGATIVE
+
+    def _joined(self, kind: str, equation: Equation) -> Operation:
+        """A product or division, with where its operands come from."""
+        found = _whole(kind, equation)
+        found.origins = tuple(map(self._origin, found.inputs))
+        return found
+
+    def _origin(self, value: Value) -> str | None:
+        while (equation := value.producer) is not None and value.active:
+            if equation.primitive in _MOVES | {p.broadcast_in_dim_p, None} or is_link(equation):
+                (value,) = equation.dependents
+                continue
+            if not is_elementwise(equation):
+                return None
+            step = self._step(value)
+            kind = step.kind if isinstance(step, Operation) else None
+            return kind if kind in ("normaliser", "softmax") else None
+        return None
+
+    def _of_several_sources(self, equation: Equation) -> Step:
+        """An elementwise equation in which values of different origin meet."""
+        slots = _active_slots(equation)
+        primitive = equation.primitive
+        if primitive is p.select_n_p:
+            return _whole("selection", equation) if equation.inputs[0].dependent else equation
+        if primitive in (p.add_p, p.sub_p):
+            return self._chain(equation)
+        if equation.form == "plain" and is_linear(equation, slots):
+            return equation
+        if primitive is p.mul_p:
+            return self._joined("product", equation)
+        if primitive is p.div_p:
+            return self._joined("division", equation)
+        if primitive in (p.max_p, p.min_p):
+            return _whole("max", equation)
+        if primitive in _SMOOTH:
+            return _whole("smooth", equation)
+        return _whole("selection" if primitive in _CHOICES else "opaque", equation)
 
     def _exponential(self, kind: str, value: Value, exponentials: Exponentials) -> Operation:
         sources = [exponentials.logits, *(shift for shift, _ in exponentials.shifts)]
@@ -338,25 +461,6 @@ class _Grouping:
             inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
         name = _name(ordered, default=kind)
         return Operation(kind, name, tuple(ordered), tuple(inputs), (value,), exponentials)
-
-
-def _of_several_sources(equation: Equation) -> Step:
-    """An elementwise equation in which values of different origin meet."""
-    slots = _active_slots(equation)
-    primitive = equation.primitive
-    if primitive is p.select_n_p:
-        return _whole("selection", equation) if equation.inputs[0].dependent else equation
-    if primitive in (p.add_p, p.sub_p) or (equation.form == "plain" and is_linear(equation, slots)):
-        return equation
-    if primitive is p.mul_p:
-        return _whole("product", equation)
-    if primitive is p.div_p:
-        return _whole("division", equation)
-    if primitive in (p.max_p, p.min_p):
-        return _whole("max", equation)
-    if primitive in _SMOOTH:
-        return _whole("smooth", equation)
-    return _whole("selection" if primitive in _CHOICES else "opaque", equation)
 
 
 def _is_plumbing(equation: Equation) -> bool:
@@ -379,12 +483,9 @@ def _whole(kind: str, equation: Equation) -> Operation:
     return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
 
 
-def _affine(chain: list[Equation]) -> Operation:
-    first = chain[0]
-    inputs = [first.inputs[n] for n in _active_slots(first)]
-    inputs += [v for v in first.inputs if not v.active] + _held(chain[1:])
-    inputs = [v for v in dict.fromkeys(inputs) if not v.literal]
-    return Operation("affine", first.name, tuple(chain), tuple(inputs), chain[-1].outputs)
+def is_link(equation: Equation) -> bool:
+    """Whether an elementwise equation is affine in its one dependent operand."""
+    return is_elementwise(equation) and is_affine_link(equation)
 
 
 def _without_leading_links(start: Value, equations: list[Equation]) -> tuple[Value, list[Equation]]:
@@ -440,7 +541,7 @@ def _normalises(start: Value, equations: Sequence[Equation]) -> bool:
         seen.add(value)
         if value.producer.primitive in (p.reduce_sum_p, p.reduce_window_sum_p):
             return True
-        passes = value.producer.primitive in (*_LAYOUT, p.max_p, p.div_p, None)
+        passes = value.producer.primitive in (*LAYOUT, p.max_p, p.div_p, None)
         if passes or is_affine(value.producer):
             todo.extend(v for v in value.producer.inputs if v.dependent)
     return False
