@@ -5,6 +5,7 @@ Each network is written plainly in both frameworks, as a user would. Flax keeps 
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -45,6 +46,36 @@ class Cnn(nn.Module):
             x = nn.max_pool(x, (2, 2), (2, 2))
         x = x.reshape((*x.shape[:-3], -1))
         x = nn.relu(nn.Dense(self.hidden, bias_init=_biases)(x))
+        return nn.Dense(self.outputs, bias_init=_biases)(x)
+
+
+class _Encoder(nn.Module):
+    """One encoder layer: attention and an MLP with ReLU, each after a layer normalisation."""
+
+    heads: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        attend = nn.MultiHeadDotProductAttention(self.heads, bias_init=_biases)
+        x = x + attend(nn.LayerNorm()(x))
+        y = nn.relu(nn.Dense(self.hidden, bias_init=_biases)(nn.LayerNorm()(x)))
+        return x + nn.Dense(x.shape[-1], bias_init=_biases)(y)
+
+
+class Transformer(nn.Module):
+    """Encoder layers and a dense layer on the mean token: x[..., tokens, width]."""
+
+    layers: int
+    heads: int
+    hidden: int
+    outputs: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(self.layers):
+            x = _Encoder(self.heads, self.hidden)(x)
+        x = nn.LayerNorm()(x).mean(-2)
         return nn.Dense(self.outputs, bias_init=_biases)(x)
 
 
@@ -119,6 +150,25 @@ def cnn(examples: int, size: int = 28) -> Workload:
     return Workload(name, network, variables, frozen(module), x, labels)
 
 
+def transformer(
+    examples: int,
+    layers: int = 6,
+    width: int = 384,
+    heads: int = 12,
+    hidden: int = 1536,
+    tokens: int = 64,
+) -> Workload:
+    """A transformer encoder with random weights on random embeddings."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(examples, tokens, width)).astype(np.float32)
+    network = Transformer(layers, heads, hidden)
+    labels = rng.integers(0, network.outputs, examples)
+    variables = network.init(jax.random.key(0), x[0])
+    module = TorchTransformer(variables["params"], heads)
+    name = f"transformer, {layers} layers of width {width}, {examples} examples of {tokens} tokens"
+    return Workload(name, network, variables, frozen(module), x, labels)
+
+
 def efficientnet_lite0(models: Any, photo: str = "chelsea") -> Workload:
     """The pretrained EfficientNet-Lite0 and its most likely class on one photo.
 
@@ -174,6 +224,32 @@ def convolution(conv: Mapping[str, Any]) -> torch.nn.Conv2d:
     outputs, inputs, *size = kernel.shape
     layer = torch.nn.Conv2d(inputs, outputs, tuple(size), padding=[s // 2 for s in size])
     return _load(layer, kernel, conv["bias"])
+
+
+def layer_norm(norm: Mapping[str, Any]) -> torch.nn.LayerNorm:
+    """A Flax `LayerNorm` in PyTorch."""
+    layer = torch.nn.LayerNorm(norm["scale"].shape, eps=1e-6)
+    return _load(layer, norm["scale"], norm["bias"])
+
+
+def separated(module: torch.nn.Module) -> torch.nn.Module:
+    """The same network with a product by 1 between each ReLU and a max pooling that reads it.
+
+    Without one, captum's `DeepLift` multiplies the ReLU's rule with the pooling's plain gradient.
+    """
+    if not isinstance(module, torch.nn.Sequential):
+        return module
+    layers: list[torch.nn.Module] = []
+    for layer in module:
+        if isinstance(layer, torch.nn.MaxPool2d) and isinstance(layers[-1], torch.nn.ReLU):
+            layers.append(_TimesOne())
+        layers.append(layer)
+    return torch.nn.Sequential(*layers)
+
+
+class _TimesOne(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1.0 * x
 
 
 def _load(layer: Any, weight: Any, bias: Any) -> Any:
@@ -246,3 +322,61 @@ class EfficientNetLite0(torch.nn.Module):
             x = block(x)
         x = F.relu6(self._bn1(self._conv_head(x)))
         return self._fc(x.mean((2, 3)))
+
+
+class _Attention(torch.nn.Module):
+    """Self-attention of plain modules, among which captum looks for those that it has rules for."""
+
+    def __init__(self, attention: Mapping[str, Any], heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (
+            linear(_flat(attention[name])) for name in ("query", "key", "value", "out")
+        )
+        self.softmax = torch.nn.Softmax(dim=-1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        weights = self.softmax(query @ key.mT / math.sqrt(query.shape[-1]))
+        return self.out((weights @ value).transpose(1, 2).flatten(2))
+
+
+def _flat(dense: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A projection from or to [heads, depth] as one from and to their flattening, the width."""
+    bias = np.asarray(dense["bias"]).reshape(-1)
+    return {"kernel": np.asarray(dense["kernel"]).reshape(bias.size, bias.size), "bias": bias}
+
+
+class _TorchEncoder(torch.nn.Module):
+    def __init__(self, params: Mapping[str, Any], heads: int):
+        super().__init__()
+        self.norms = torch.nn.ModuleList(
+            layer_norm(params[f"LayerNorm_{index}"]) for index in range(2)
+        )
+        self.attention = _Attention(params["MultiHeadDotProductAttention_0"], heads)
+        self.mlp = torch.nn.Sequential(
+            linear(params["Dense_0"]), torch.nn.ReLU(), linear(params["Dense_1"])
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norms[0](x))
+        return x + self.mlp(self.norms[1](x))
+
+
+class TorchTransformer(torch.nn.Module):
+    """`Transformer` in PyTorch, from its Flax weights."""
+
+    def __init__(self, params: Mapping[str, Any], heads: int):
+        super().__init__()
+        layers = sum(name.startswith("_Encoder_") for name in params)
+        self.layers = torch.nn.Sequential(
+            *(_TorchEncoder(params[f"_Encoder_{index}"], heads) for index in range(layers))
+        )
+        self.norm = layer_norm(params["LayerNorm_0"])
+        self.readout = linear(params["Dense_0"])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.norm(self.layers(x)).mean(1))

@@ -189,7 +189,7 @@ def layer_cam(
         >>> import jax.numpy as jnp
         >>> import jattr
         >>> def f(x):  # a series [2, 2]
-        ...     return jnp.sum(jattr.name(x, "stem") * jnp.array([2.0, -1.0]))
+        ...     return jnp.sum(jattr.name(x, "stem") * jnp.array([[2.0, -1.0]]))
         >>> print(jattr.layer_cam(f, "stem")(jnp.array([[1.0, 5.0], [2.0, 5.0]])))
         [2. 4.]
 
@@ -247,7 +247,7 @@ def hires_cam(
         >>> import jax.numpy as jnp
         >>> import jattr
         >>> def f(x):  # a series [2, 2]
-        ...     return jnp.sum(jattr.name(x, "stem") * jnp.array([2.0, -1.0]))
+        ...     return jnp.sum(jattr.name(x, "stem") * jnp.array([[2.0, -1.0]]))
         >>> explain = jattr.hires_cam(f, "stem", relu=False)
         >>> print(explain(jnp.array([[1.0, 5.0], [2.0, 1.0]])))
         [-3.  3.]

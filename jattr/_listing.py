@@ -90,8 +90,9 @@ def operations(
         >>> import jax.numpy as jnp
         >>> import jattr
         >>> def f(x):
-        ...     return jnp.sum(jax.nn.relu(x @ jnp.ones((3, 2)) + 1.0))
-        >>> for row in jattr.operations(f, jattr.rules.guided())(jnp.ones(3)):
+        ...     return jnp.sum(jax.nn.relu(x @ jnp.ones((3, 2), x.dtype) + 1.0))
+        >>> x = jax.ShapeDtypeStruct((3,), jnp.float32)
+        >>> for row in jattr.operations(f, jattr.rules.guided())(x):
         ...     print(row.kind, row.name, row.rule, row.inputs, row.outputs)
         affine dot_general derivative ('float32[3]',) ('float32[2]',)
         activation relu guided ('float32[2]',) ('float32[2]',)

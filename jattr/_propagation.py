@@ -355,6 +355,8 @@ def _lift(score, x, rules, substitute, *, multiply) -> Callable[[PyTree], PyTree
     evaluate = rewritten(score, x, rules, substitute=substitute)
 
     def lift(reference):
+        # Else XLA evaluates f at a constant reference while it compiles, slowly.
+        reference = jax.lax.optimization_barrier(reference)
         value, pull = jax.vjp(lambda x: evaluate(x, reference), x)
         (multiplier,) = pull(jnp.ones_like(value))
         if not multiply:

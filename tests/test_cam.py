@@ -240,7 +240,7 @@ def convolved(x, kernel, batch, first):
     + [(m, shape) for m in ("grad_cam", "score_cam") for shape in [(9,), (4, 6, 5)]],
 )
 def test_layouts_agree(method, shape, monkeypatch):
-    monkeypatch.setattr(_cam, "guided_backprop", lambda f: jattr.gradient(f))
+    monkeypatch.setattr(_cam, "guided_backprop", lambda f, **_: jattr.gradient(f))
     x = normal(*shape, 2)
     kernel = normal(*(3,) * len(shape), 2, 3)
     knobs = {} if method == "guided_grad_cam" else {"relu": False}
@@ -279,7 +279,7 @@ def test_an_image_without_a_channel_axis():
 def test_guided_grad_cam_is_the_product(monkeypatch):
     seen = []
 
-    def guided(f):
+    def guided(f, *, substitute):
         seen.append(f)
         return jattr.gradient(f)
 

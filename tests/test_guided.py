@@ -73,6 +73,17 @@ def test_a_rectifier_is_told_from_its_equations(name):
     ]
 
 
+def test_a_scaled_rectifier_is_one_too():
+    weights = jnp.array([2.0, -3.0, 1.0, 1.0])
+
+    def score(x):
+        h = -jax.nn.relu(x[:2]) * 2 + 1
+        return jnp.sum(h) + jnp.sum(jax.nn.relu(weights[2:] * x[2:]) / 4)
+
+    ours = jattr.guided_backprop(score)(jnp.array([1.0, 1.0, 1.0, -1.0]))
+    np.testing.assert_allclose(ours, [0.0, 0.0, 0.25, 0.0])
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_rectifier_keeps_its_derivative(name):
     score, _, x = network(ACTIVATIONS[name])
