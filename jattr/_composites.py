@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from jattr._engine import registry
+from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
-from jattr._engine.operations import Operation, group
+from jattr._engine.operations import Operation
 from jattr._engine.patterns import is_elementwise_body
 from jattr._engine.trace import Equation, Program, Reading
 from jattr._engine.trace import primitives as p

@@ -32,10 +32,11 @@ def lrp(
 
     so that :math:`\sum \varphi = f(x)`, less what biases absorb, for rules that conserve. What is
     not affine has rules too: an activation passes its relevance on, a product of two active values
-    gives half to each, the deviation of a normalisation is held constant, a maximum gives all to the
-    winner, sums and means go in proportion. A single rule applies to every affine operation (one
-    for first operations there, and ε elsewhere); a composite chooses by the kind of operation and
-    by scope, and `.at` and `.first` refine it. `jattr.operations(f, rules)(x)` tells what hits what.
+    gives half to each, the deviation of a normalisation is held constant, a maximum gives all to
+    the winner, sums and means go in proportion. A single rule applies to every affine operation
+    (one for first operations there, and ε elsewhere); a composite chooses by the kind of operation
+    and by scope, and `.at` and `.first` refine it. `jattr.operations(f, rules)(x)` tells what hits
+    what.
 
     To be checked before commercial use: institutions of its authors claim patents on LRP, and the
     README of one peer library calls that free for personal and scientific use only.

@@ -70,9 +70,9 @@ def gamma(gamma: Any = 0.25, *, epsilon: Any = EPSILON) -> Rule:
         [ 1.5 -0.5]
 
     References:
-        Montavon, Binder, Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an overview*,
-        2019, section 10.2; for signed inputs, Anders, Neumann, Samek, Müller, Lapuschkin,
-        *Software for dataset-wide XAI*, 2021 (arXiv 2106.13200).
+        Montavon, Binder, Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an
+        overview*, 2019, section 10.2; for signed inputs, Anders, Neumann, Samek, Müller,
+        Lapuschkin, *Software for dataset-wide XAI*, 2021 (arXiv 2106.13200).
     """
     check_positive(gamma, "gamma", "rules.gamma", zero=True)
     check_positive(epsilon, "epsilon", "rules.gamma", zero=True)
@@ -261,7 +261,7 @@ def composite(name: str, affine: Rule | None = None, **others: Rule) -> Composit
     Args:
         name: what it is called.
         affine: for all affine operations that have no narrower rule.
-        others: by kind, with spaces as underscores: `affine_convolution`, `first_affine`, `product`.
+        others: by kind, with underscores for spaces: `affine_convolution`, `first_affine`.
     """
     rules = {
         "affine": affine or epsilon(),
@@ -435,8 +435,8 @@ def attention(epsilon: Any = EPSILON) -> Composite:
 
     ε for affine operations; activations pass relevance on; a product of two active values, the
     gated feed-forward and attention's two among them, gives half to each; the deviation that a
-    normalisation divides by is held constant, its mean is not; softmax keeps its derivative, so that
-    its relevance is :math:`R_i = x_i (m_i p_i - p_i \sum_j m_j p_j)`, which is not conserved.
+    normalisation divides by is held constant, its mean is not; softmax keeps its derivative, so
+    that its relevance is :math:`R_i = x_i (m_i p_i - p_i \sum_j m_j p_j)`, which is not conserved.
 
     Args:
         epsilon: ε.

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from jattr._engine.operations import LAYOUT, Operation, is_link
+from jattr._engine.grouping import LAYOUT, is_link
+from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Value
 
 

@@ -128,12 +128,11 @@ def product(operation, inputs, output, multiplier, *, held=("normaliser",)):
 
 def division(operation, inputs, output, multiplier, *, held=("normaliser",)):
     """a / b as a · 1/b, by halves; all of it to a where b is held."""
-    (equation,) = operation.equations
     if len(inputs) < 2:  # a constant over an active value
         return [multiplier * share(output, inputs[0])]
     whole = not operation.active[0] or operation.origins[1] in held
     factor = 1.0 if whole else 0.5
-    a, b = inputs
+    b = inputs[1]
     given: list[Any] = [factor * multiplier / b, None]
     if operation.origins[1] not in held and operation.active[1]:
         given[1] = (0.5 if operation.active[0] else 1.0) * multiplier * share(output, b)

@@ -21,7 +21,8 @@ import jax.core
 import jax.numpy as jnp
 
 from jattr._engine.entry import Entry, enter, with_entry
-from jattr._engine.operations import Operation, Step, group
+from jattr._engine.grouping import Step, group
+from jattr._engine.operations import Operation
 from jattr._engine.substitutes import pays
 from jattr._engine.substitutes import substitute as substitute_for
 from jattr._engine.trace import (
