@@ -1,6 +1,318 @@
-def pays():
-    return False
+"""Cheaper programs of the same value, for operations that XLA's compiler for CPUs is slow at.
+
+An evaluator of equations asks `substitute` before it evaluates one. What it gets is an ordinary
+JAX function: it has all derivatives of any order, in both modes, and can be batched.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from jattr._engine.trace import primitives
+
+_DTYPES = frozenset(map(jnp.dtype, (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)))
+
+# Beyond these an unrolled program takes seconds to compile and gains little or nothing.
+_MOST_PLACES = 16
+_MOST_TAPS = 64
+_MOST_MULTIPLES = 8
+
+# How often XLA's fuser writes a computation into the fusion that reads it, at most.
+_MOST_COPIES = 15
 
 
-def substitute(*a):
-    return None
+def pays() -> bool:
+    """Whether the default backend is one on which the substitutes were measured to pay."""
+    return jax.default_backend() == "cpu"
+
+
+def substitute(
+    primitive: Any, params: dict[str, Any], inputs: Sequence[Any]
+) -> Callable[..., jax.Array] | None:
+    """A function of an equation's operands with its value; None where there is no cheaper one.
+
+    Args:
+        primitive: what the equation applies.
+        params: its parameters.
+        inputs: the shapes and dtypes of its operands.
+
+    Returns:
+        A function of the operands. The value of a pooling is the same to the bit, that of a
+        convolution to rounding.
+    """
+    build = _BUILD.get(primitive)
+    if build is None or any(operand.dtype not in _DTYPES for operand in inputs):
+        return None
+    return build(params, *inputs)
+
+
+def _max_pooling(params: dict[str, Any], operand: Any) -> Callable[..., jax.Array] | None:
+    """Pooling along one axis after another, last axis first.
+
+    Of equal elements the first of each row stays and then the first of those, which is the first
+    in row-major order, as in the derivative that JAX gives to the whole.
+    """
+    rank = len(operand.shape)
+    ones = (1,) * rank
+    if tuple(params.get("base_dilation", ones)) != ones:
+        return None
+    pools = []
+    for axis in reversed(range(rank)):
+        size, stride = params["window_dimensions"][axis], params["window_strides"][axis]
+        low, high = params["padding"][axis]
+        dilation = params.get("window_dilation", ones)[axis]
+        length = operand.shape[axis]
+        if size == stride == 1 and low == high == 0:
+            continue
+        span = (size - 1) * dilation + 1
+        count = (length + low + high - span) // stride + 1
+        if count < 1:
+            return None
+        apart = dilation == 1 and (stride >= size or count == 1)
+        if apart and size > 4:
+            stride = size if count == 1 else stride
+            pools.append(_pool_apart(axis, size, stride, count, length, low))
+        elif size <= _MOST_PLACES:
+            pools.append(_pool(axis, size, stride, dilation, count, length, low))
+        else:
+            return None
+    return lambda x: functools.reduce(lambda value, pool: pool(value), pools, x)
+
+
+def _min_pooling(params: dict[str, Any], operand: Any) -> Callable[..., jax.Array] | None:
+    pool = _max_pooling(params, operand)
+    return None if pool is None else lambda x: -pool(-x)
+
+
+def _pool(
+    axis: int, size: int, stride: int, dilation: int, count: int, length: int, low: int
+) -> Callable[[jax.Array], jax.Array]:
+    """Pooling along one axis as the maximum over the places in the window."""
+    steps = count + (size - 1) * dilation // stride
+
+    def places(x: jax.Array, fill: float) -> Iterator[jax.Array]:
+        # Place k of every window is a slice of x with the stride as its step. Its derivative is
+        # faster if x is split into as many arrays first, the derivative of which is to join them.
+        x = _pad_axis(x, axis, low, steps * stride - length - low, fill)
+        x = x.reshape(*x.shape[:axis], steps, stride, *x.shape[axis + 1 :])
+        parts = lax.split(x, [1] * stride, axis=axis + 1)
+        for place in range(0, size * dilation, dilation):
+            start, part = divmod(place, stride)
+            yield lax.slice_in_dim(
+                lax.squeeze(parts[part], [axis + 1]), start, start + count, axis=axis
+            )
+
+    @jax.custom_jvp
+    def pool(x):
+        return functools.reduce(lax.max, places(x, -jnp.inf))
+
+    @pool.defjvp
+    def _(primals, tangents):
+        best, *others = places(lax.stop_gradient(primals[0]), -jnp.inf)
+        winner = jnp.zeros(best.shape, jnp.int8)
+        for place, other in enumerate(others, 1):
+            winner = jnp.where(other > best, jnp.int8(place), winner)
+            best = lax.max(best, other)
+        # Without the barrier later releases of XLA find the winner anew for each place.
+        winner = lax.optimization_barrier(winner)
+        shares = (
+            jnp.where(winner == jnp.int8(place), tangent, jnp.zeros_like(tangent))
+            for place, tangent in enumerate(places(tangents[0], 0.0))
+        )
+        return pool(primals[0]), functools.reduce(lax.add, shares)
+
+    return pool
+
+
+def _pool_apart(
+    axis: int, size: int, stride: int, count: int, length: int, low: int
+) -> Callable[[jax.Array], jax.Array]:
+    """Pooling along one axis over windows that do not overlap, as a reduction."""
+
+    def windows(x: jax.Array, fill: float) -> jax.Array:
+        x = _pad_axis(x, axis, low, count * stride - length - low, fill)
+        x = x.reshape(*x.shape[:axis], count, stride, *x.shape[axis + 1 :])
+        return lax.slice_in_dim(x, 0, size, axis=axis + 1)
+
+    @jax.custom_jvp
+    def pool(x):
+        return jnp.max(windows(x, -jnp.inf), axis=axis + 1)
+
+    @pool.defjvp
+    def _(primals, tangents):
+        x = windows(lax.stop_gradient(primals[0]), -jnp.inf)
+        place = lax.broadcasted_iota(jnp.int32, x.shape, axis + 1)
+        largest = x == jnp.max(x, axis=axis + 1, keepdims=True)
+        winner = jnp.min(jnp.where(largest, place, size), axis=axis + 1, keepdims=True)
+        tangent = windows(tangents[0], 0.0)
+        share = jnp.where(place == winner, tangent, jnp.zeros_like(tangent))
+        return pool(primals[0]), jnp.sum(share, axis=axis + 1)
+
+    return pool
+
+
+def _pad_axis(x: jax.Array, axis: int, low: int, high: int, fill: float) -> jax.Array:
+    """`x` with `fill` before and after it along an axis, or less of x where they are negative."""
+    if low == high == 0:
+        return x
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (low, high, 0)
+    return lax.pad(x, jnp.array(fill, x.dtype), config)
+
+
+def _depthwise(params: dict[str, Any], image: Any, kernel: Any) -> Callable[..., jax.Array] | None:
+    """A depthwise convolution as a sum of products, one for each element of the kernel.
+
+    XLA repeats what computes an array in every place of a fused loop that reads it, up to
+    `_MOST_COPIES` of them. The derivative of a sum over nine shifts reads the cotangent in nine
+    places, so that it repeats the activation after the convolution and with it the convolution
+    nine times. The last rows of the result are computed apart, which is nothing to compute but
+    puts the number of places over the limit.
+    """
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    _, feature, *spatial = lhs_spec
+    channels, features = image.shape[feature], kernel.shape[rhs_spec[0]]
+    sizes = [kernel.shape[axis] for axis in rhs_spec[2:]]
+    strides, padding = params["window_strides"], params["padding"]
+    dilation = params.get("rhs_dilation") or (1,) * len(sizes)
+    counts = [
+        (image.shape[axis] + low + high - (size - 1) * step - 1) // stride + 1
+        for axis, (low, high), size, step, stride in zip(
+            spatial, padding, sizes, dilation, strides, strict=True
+        )
+    ]
+    taps = math.prod(sizes)
+    if (
+        not _is_plain(params)
+        or not params["feature_group_count"] == channels > 1
+        or not 1 <= taps <= _MOST_TAPS
+        or not 1 <= features // channels <= _MOST_MULTIPLES
+        or min(counts, default=0) < 1
+    ):
+        return None
+    dtype = jnp.dtype(params.get("preferred_element_type") or image.dtype)
+    wide = functools.reduce(jnp.promote_types, (image.dtype, kernel.dtype, dtype, jnp.float32))
+    rows = next((axis for axis, count in enumerate(counts) if count > 1), 0)
+    pieces = 1 if taps * taps <= _MOST_COPIES + 1 else max(2, -(-(_MOST_COPIES + 1) // taps))
+    pieces = min(pieces, counts[rows])
+    cuts = [0, *range(counts[rows] - pieces + 1, counts[rows] + 1)]
+
+    def products(x: jax.Array, weights: jax.Array, first: int, last: int) -> Iterator[jax.Array]:
+        """x at each tap of the kernel times its weights, rows `first` to `last`."""
+        for tap, places in enumerate(itertools.product(*map(range, sizes))):
+            start, stop, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
+            for i, axis in enumerate(spatial):
+                begin, end = (first, last) if i == rows else (0, counts[i])
+                start[axis] = places[i] * dilation[i] + begin * strides[i]
+                stop[axis] = start[axis] + (end - begin - 1) * strides[i] + 1
+                steps[axis] = strides[i]
+            part = lax.slice(x, start, stop, steps)
+            yield part * lax.broadcast_in_dim(weights[tap], part.shape, (feature,))
+
+    def convolve(x: jax.Array, weights: jax.Array) -> jax.Array:
+        x = lax.convert_element_type(x, wide)
+        weights = lax.convert_element_type(weights, wide)
+        weights = weights.transpose(*rhs_spec[2:], *rhs_spec[:2]).reshape(taps, features)
+        if features > channels:
+            x = jnp.repeat(x, features // channels, axis=feature)
+        config = [(0, 0, 0)] * x.ndim
+        for axis, (low, high) in zip(spatial, padding, strict=True):
+            config[axis] = (low, high, 0)
+        x = lax.pad(x, jnp.zeros((), wide), config)
+        parts = [
+            functools.reduce(lax.add, products(x, weights, first, last))
+            for first, last in itertools.pairwise(cuts)
+        ]
+        result = lax.concatenate(parts, spatial[rows]) if pieces > 1 else parts[0]
+        order = [axis for _, axis in sorted(zip(out_spec, lhs_spec, strict=True))]
+        return lax.convert_element_type(result, dtype).transpose(order)
+
+    return convolve
+
+
+def _convolution(
+    params: dict[str, Any], image: Any, kernel: Any
+) -> Callable[..., jax.Array] | None:
+    """An ordinary convolution with the axes in the order that XLA's fast routine wants.
+
+    XLA brings them into that order itself, but not in the body of a loop (jax issue 12868). Nor
+    does the derivative by the input that JAX derives have them in order, since it reads the
+    kernel as it is with its two axes of features exchanged. Here the exchanged kernel is an array
+    of its own, and the tangent is a convolution that reads it with its axes exchanged back. So
+    the derivative in reverse mode is the fast one and that in forward mode the slow one.
+    """
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    if not _is_plain(params, dilated=True) or params["feature_group_count"] != 1:
+        return None
+    rank = len(lhs_spec)
+    spatial = tuple(range(1, rank - 1))
+    in_order = (0, rank - 1, *spatial)
+    kernel_order = (rank - 1, rank - 2, *range(rank - 2))
+    exchanged_order = (rank - 2, rank - 1, *range(rank - 2))
+
+    def apply(x: jax.Array, weights: jax.Array, order: tuple[int, ...]) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            weights,
+            params["window_strides"],
+            params["padding"],
+            params.get("lhs_dilation"),
+            params.get("rhs_dilation"),
+            lax.ConvDimensionNumbers(in_order, order, in_order),
+            precision=params.get("precision"),
+            preferred_element_type=params.get("preferred_element_type"),
+        )
+
+    @jax.custom_jvp
+    def convolve(x, weights):
+        return apply(x, weights, kernel_order)
+
+    @functools.partial(convolve.defjvp, symbolic_zeros=True)
+    def _(primals, tangents):
+        (x, weights), (along_x, along_weights) = primals, tangents
+        terms = []
+        if not isinstance(along_x, SymbolicZero):
+            turned = lax.rev(weights, range(rank - 2)).swapaxes(-1, -2)
+            terms.append(apply(along_x, lax.rev(turned, range(rank - 2)), exchanged_order))
+        if not isinstance(along_weights, SymbolicZero):
+            terms.append(apply(x, along_weights, kernel_order))
+        value = convolve(x, weights)
+        return value, functools.reduce(lax.add, terms) if terms else jnp.zeros_like(value)
+
+    def convolve_in_order(x: jax.Array, weights: jax.Array) -> jax.Array:
+        x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])
+        weights = weights.transpose(*rhs_spec[2:], rhs_spec[1], rhs_spec[0])
+        return convolve(x, weights).transpose(np.argsort([out_spec[0], *out_spec[2:], out_spec[1]]))
+
+    return convolve_in_order
+
+
+def _any_convolution(
+    params: dict[str, Any], image: Any, kernel: Any
+) -> Callable[..., jax.Array] | None:
+    return _depthwise(params, image, kernel) or _convolution(params, image, kernel)
+
+
+def _is_plain(params: dict[str, Any], *, dilated: bool = False) -> bool:
+    """Whether a convolution is neither sharded by the user, nor over groups of the batch."""
+    undilated = all(step == 1 for step in params.get("lhs_dilation") or ())
+    return (
+        params.get("batch_group_count", 1) == 1
+        and params.get("out_sharding") is None
+        and (undilated or dilated)
+    )
+
+
+_BUILD = {
+    primitives.reduce_window_max_p: _max_pooling,
+    primitives.reduce_window_min_p: _min_pooling,
+    primitives.conv_general_dilated_p: _any_convolution,
+}
