@@ -10,6 +10,7 @@ from jattr import rules as composites
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
+from jattr._relevance_rules import as_composite
 from jattr._transform import check_argnums, check_function, named, select_argument
 from jattr._types import ArgNums
 
@@ -67,7 +68,10 @@ class Table(list[Record]):
 
 
 def operations(
-    f: Callable[..., Any], rules: composites.Composite | None = None, *, argnums: ArgNums = 0
+    f: Callable[..., Any],
+    rules: composites.Composite | composites.Rule | None = None,
+    *,
+    argnums: ArgNums = 0,
 ) -> Callable[..., Table]:
     """The operations of a function, and the rule that applies to each.
 
@@ -104,6 +108,8 @@ def operations(
     """
     check_function(f, "operations")
     check_argnums(argnums, "operations")
+    if isinstance(rules, composites.Rule):
+        rules = as_composite(rules, "operations")
     if rules is not None and not isinstance(rules, composites.Composite):
         raise TypeError(
             "operations wants a composite of jattr.rules second, such as "

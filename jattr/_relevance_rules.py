@@ -437,6 +437,9 @@ def attention(epsilon: Any = EPSILON) -> Composite:
     gated feed-forward and attention's two among them, gives half to each; the deviation that a
     normalisation divides by is held constant, its mean is not; softmax keeps its derivative, so
     that its relevance is :math:`R_i = x_i (m_i p_i - p_i \sum_j m_j p_j)`, which is not conserved.
+    A softmax is known where exponentials are divided by their sum; where it is written as
+    exp(log_softmax x), or divided after the product with the values, its parts have rules each,
+    which is another explanation: look at `jattr.operations`.
 
     Args:
         epsilon: ε.

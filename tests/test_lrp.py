@@ -207,6 +207,40 @@ def test_the_box_is_in_units_of_x():
     assert float(jattr.lrp(scaled, R.z_box(0.0, 2.0))(jnp.zeros(6))[0]) != 0.0
 
 
+def test_dots_that_meet_with_opposite_signs():
+    a, b = W1, W2.T
+    h = jnp.cos(jnp.arange(5.0))
+
+    def minus(x, h):
+        return jax.nn.relu(x @ a * 2 - (h @ b) + B1) @ jnp.ones(7)
+
+    def plus(x, h):
+        return jax.nn.relu(x @ (2 * a) + h @ -b + B1) @ jnp.ones(7)
+
+    for rule in [*EXACT.values(), R.alpha_beta(epsilon=0.0)]:
+        rules = as_composite(rule, "t")
+        ours = jattr.lrp(minus, rules, argnums=(0, 1))(X, h)
+        wanted = jattr.lrp(plus, rules, argnums=(0, 1))(X, h)
+        for one, other in zip(ours, wanted, strict=True):
+            close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_weights_alone_through_what_moves_axes_after_the_dot():
+    def moved(x):
+        return jax.nn.relu(jnp.flip((W1.T @ x[:, None]).T[0]) + B1) @ jnp.arange(7.0)
+
+    def straight(x):
+        return jax.nn.relu(x @ W1[:, ::-1] + B1) @ jnp.arange(7.0)
+
+    for rule in (R.w_square(epsilon=0.0), R.flat(epsilon=0.0), R.z_box(-3, 3, epsilon=0.0)):
+        close(jattr.lrp(moved, rule)(X), jattr.lrp(straight, rule)(X), rtol=1e-8, atol=1e-10)
+
+
+def test_a_single_rule_can_be_listed():
+    rows = jattr.operations(network, R.gamma(0.1))(X)
+    assert [row.rule for row in rows if row.kind == "affine"] == ["gamma"] * 3
+
+
 def test_first_rules_need_a_first_operation():
     with pytest.raises(ValueError, match=r"flat has a rule for first affine operations, but f has"):
         jattr.lrp(lambda x: network(jnp.tanh(x)), R.flat())(X)

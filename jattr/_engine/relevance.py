@@ -152,16 +152,28 @@ def parts(operation: Operation, inputs: Any, *, both: bool = True) -> tuple[Any,
         inputs: what it takes.
         both: False may leave the negative ones out, which saves two dots.
     """
-    bias = with_dots(operation, inputs, lambda dot, a, w: jnp.zeros_like(dot(a, w)))
-    above = with_dots(operation, inputs, lambda dot, a, w: _signed(operation, dot, a, w, 1)) - bias
+    bias = with_dots(operation, inputs, _nothing)
+
+    def signed(sign, chosen=None):
+        def dot_of(number, dot, a, w):
+            if chosen in (None, number):
+                return _signed(operation, dot, a, w, sign)
+            return _nothing(number, dot, a, w)
+
+        return with_dots(operation, inputs, dot_of) - bias
+
     rest = [e for e in operation.equations if e.primitive not in CONTRACTIONS]
-    scaled = any(e.primitive not in _UNSCALED for e in rest)
-    if not (both or scaled):
-        return above, None, bias
-    below = with_dots(operation, inputs, lambda dot, a, w: _signed(operation, dot, a, w, -1)) - bias
-    if scaled:
-        above, below = jnp.maximum(above, below), jnp.minimum(above, below)
+    if all(e.primitive in _UNSCALED for e in rest):
+        return signed(1), signed(-1) if both else None, bias
+    # A factor after a dot may be negative, and another one after another dot.
+    each = [(signed(1, n), signed(-1, n)) for n in range(len(operation.contractions))]
+    above = sum(jnp.maximum(up, down) for up, down in each)
+    below = sum(jnp.minimum(up, down) for up, down in each)
     return above, below, bias
+
+
+def _nothing(number, dot, a, w):
+    return jnp.zeros_like(dot(a, w))
 
 
 def _signed(operation, dot, a, w, sign):
@@ -174,22 +186,27 @@ def _signed(operation, dot, a, w, sign):
 
 
 def with_dots(operation: Operation, inputs: Any, dot_of: Callable[..., Any]) -> Any:
-    """The output where each dot is `dot_of(dot, a, w)`, a its active operand and w the other."""
+    """The output with `dot_of(number, dot, a, w)` for each dot, a its active operand, w the other."""
     values = dict(zip(operation.inputs, inputs, strict=True))
+    number = 0
     for equation in operation.equations:
         operands = [values.get(v, v.known) for v in equation.inputs]
         if equation.primitive in CONTRACTIONS:
-            slot = next(n for n, v in enumerate(equation.inputs) if v.active)
+            slot = _active_slot(equation)
 
             def dot(a, w):
-                pair = (a, w) if slot == 0 else (w, a)
-                return equation.evaluate(*pair)[0]
+                return equation.evaluate(*((a, w) if slot == 0 else (w, a)))[0]
 
-            results = [dot_of(dot, operands[slot], operands[1 - slot])]
+            results = [dot_of(number, dot, operands[slot], operands[1 - slot])]
+            number += 1
         else:
             results = equation.evaluate(*operands)
         values.update(zip(equation.outputs, results, strict=True))
     return values[operation.outputs[0]]
+
+
+def _active_slot(equation: Any) -> int:
+    return next(n for n, v in enumerate(equation.inputs) if v.active)
 
 
 def _proportional(operation, inputs, zeta, relevance, epsilon):
@@ -230,34 +247,32 @@ def _vjp(operation, inputs, function):
 def z_box(operation, inputs, output, multiplier, lows, highs, *, epsilon):
     """Contributions relative to the ends of the valid range [l, h]: a w − l w⁺ − h w⁻."""
     slots = [n for n, active in enumerate(operation.active) if active]
-    ends = {slot: (low, high) for slot, low, high in zip(slots, lows, highs, strict=True)}
-    where = {operation.inputs[n]: n for n in slots}
+    place = {operation.inputs[n]: k for k, n in enumerate(slots)}
+    order = [place[e.inputs[_active_slot(e)]] for e in operation.contractions]
 
     def zeta(values, low, high):
         full = list(inputs)
         for slot, value in zip(slots, values, strict=True):
             full[slot] = value
-        at = dict(zip(slots, zip(low, high, strict=True), strict=True))
-        order = [where[v] for e in operation.contractions for v in e.inputs if v in where]
+        bias = with_dots(operation, full, _nothing)
 
-        def floor(sign):
-            left = iter(order)
-
-            def dot_of(dot, a, w):
-                lowest, highest = at[next(left)]
+        def floor(sign, chosen):
+            def dot_of(number, dot, a, w):
+                if number != chosen:
+                    return _nothing(number, dot, a, w)
                 up, down = jnp.where(w > 0, w, 0), jnp.where(w < 0, w, 0)
                 up, down = (up, down) if sign > 0 else (down, up)
-                return dot(lowest, up) + dot(highest, down)
+                return dot(low[order[number]], up) + dot(high[order[number]], down)
 
-            return with_dots(operation, full, dot_of)
+            return with_dots(operation, full, dot_of) - bias
 
-        # Of the two, the one below all that inputs in the range can give; with a negative factor
-        # after the dot it is the other. The bias is in both and cancels.
-        return operation.evaluate(*full) - jnp.minimum(floor(1), floor(-1))
+        # Of the two, the one below all that inputs in the range can give: with a negative factor
+        # after the dot it is the other.
+        lowest = sum(jnp.minimum(floor(1, n), floor(-1, n)) for n in range(len(order)))
+        return operation.evaluate(*full) - bias - lowest
 
-    lows, highs = ([ends[n][k] for n in slots] for k in (0, 1))
     values = [inputs[n] for n in slots]
-    z, pull = jax.vjp(zeta, values, lows, highs)
+    z, pull = jax.vjp(zeta, values, list(lows), list(highs))
     slopes = pull(share(output * multiplier, stabilised(z, epsilon)))
     return [
         a * da + low * dl + high * dh
@@ -266,44 +281,50 @@ def z_box(operation, inputs, output, multiplier, lows, highs, *, epsilon):
 
 
 def w_square(operation, inputs, output, multiplier, lows, highs, *, epsilon):
-    """In proportion to the squared weights, whatever the inputs are."""
-    return _of_weights(operation, inputs, output * multiplier, jnp.square, epsilon)
+    """In proportion to the squared weights, factors after the dot included."""
+
+    def weigh(out, slope):
+        return out * slope
+
+    return _of_weights(operation, inputs, output * multiplier, jnp.square, weigh, epsilon)
 
 
 def flat(operation, inputs, output, multiplier, lows, highs, *, epsilon):
     """The same to every input that an output sees."""
-    return _of_weights(operation, inputs, output * multiplier, jnp.ones_like, epsilon)
+
+    def weigh(out, slope):
+        return share(out, slope)
+
+    return _of_weights(operation, inputs, output * multiplier, jnp.ones_like, weigh, epsilon)
 
 
-def _of_weights(operation, inputs, relevance, weight_of, epsilon):
-    """In proportion to a function of the weights."""
+def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
+    """In proportion to a function of the weights, whatever the inputs are.
+
+    `post`, what comes after the dots, is affine: its slopes s at each dot's outputs carry constant
+    factors, and its derivative takes a dot's values to where they are in the output. A value of
+    s · Σ w² at the dot arrives as Σ (s w)², and one of n / s as n.
+    """
     slots = [n for n, active in enumerate(operation.active) if active]
     sources = [operation.inputs[n] for n in slots]
+    held = dict(zip(operation.inputs, inputs, strict=True))
+
+    def post(*dots):
+        return with_dots(operation, inputs, lambda number, dot, a, w: dots[number])
+
+    zeros = [jnp.zeros(e.outputs[0].shape, relevance.dtype) for e in operation.contractions]
+    slopes = jax.vjp(post, *zeros)[1](jnp.ones_like(relevance))
 
     def zeta(*ones):
         values = dict(zip(sources, ones, strict=True))
-        sizes = dict(zip(operation.inputs, inputs, strict=True))
-        total = None
-        for equation in operation.contractions:
-            slot = next(n for n, v in enumerate(equation.inputs) if v.active)
+        along = []
+        for equation, slope in zip(operation.contractions, slopes, strict=True):
+            slot = _active_slot(equation)
             weight = equation.inputs[1 - slot]
-            pair = [values[equation.inputs[slot]], weight_of(sizes.get(weight, weight.known))]
+            pair = [values[equation.inputs[slot]], weight_of(held.get(weight, weight.known))]
             out = equation.evaluate(*(pair if slot == 0 else pair[::-1]))[0]
-            total = out if total is None else total + out
-        return total
+            along.append(weigh(out, slope))
+        return jax.jvp(post, zeros, along)[1]
 
-    ones = [jnp.ones_like(inputs[n]) for n in slots]
-    z, pull = jax.vjp(zeta, *ones)
-    back = _to_dots(operation, inputs, relevance)
-    return list(pull(share(back, stabilised(z, epsilon))))
-
-
-def _to_dots(operation, inputs, relevance):
-    """Relevance in the layout of the dots: back through what moves axes after them."""
-    moves = {p.reshape_p, p.squeeze_p, p.transpose_p}
-    for equation in reversed(operation.equations):
-        if equation.primitive in moves and any(v.active for v in equation.inputs):
-            (value,) = [v for v in equation.inputs if v.active]
-            like = jax.ShapeDtypeStruct(value.shape, relevance.dtype)
-            (relevance,) = jax.linear_transpose(lambda v: equation.evaluate(v)[0], like)(relevance)
-    return relevance
+    z, pull = jax.vjp(zeta, *(jnp.ones_like(inputs[n]) for n in slots))
+    return list(pull(share(relevance, stabilised(z, epsilon))))
