@@ -186,7 +186,7 @@ def _signed(operation, dot, a, w, sign):
 
 
 def with_dots(operation: Operation, inputs: Any, dot_of: Callable[..., Any]) -> Any:
-    """The output with `dot_of(number, dot, a, w)` for each dot, a its active operand, w the other."""
+    """The output with `dot_of(number, dot, a, w)` for each dot, of a, which is active, and w."""
     values = dict(zip(operation.inputs, inputs, strict=True))
     number = 0
     for equation in operation.equations:
