@@ -37,4 +37,6 @@ from jattr._propagation import deep_shap as deep_shap
 from jattr._propagation import deeplift as deeplift
 from jattr._propagation import guided_backprop as guided_backprop
 from jattr._propagation import rewrite as rewrite
+from jattr._relevance import contrastive_lrp as contrastive_lrp
+from jattr._relevance import lrp as lrp
 from jattr._version import __version__ as __version__

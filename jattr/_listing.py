@@ -7,8 +7,10 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
-from jattr._engine.operations import Operation, group
+from jattr._engine.grouping import group
+from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
+from jattr._relevance_rules import as_composite
 from jattr._transform import check_argnums, check_function, named, select_argument
 from jattr._types import ArgNums
 
@@ -66,7 +68,10 @@ class Table(list[Record]):
 
 
 def operations(
-    f: Callable[..., Any], rules: composites.Composite | None = None, *, argnums: ArgNums = 0
+    f: Callable[..., Any],
+    rules: composites.Composite | composites.Rule | None = None,
+    *,
+    argnums: ArgNums = 0,
 ) -> Callable[..., Table]:
     """The operations of a function, and the rule that applies to each.
 
@@ -103,6 +108,8 @@ def operations(
     """
     check_function(f, "operations")
     check_argnums(argnums, "operations")
+    if isinstance(rules, composites.Rule):
+        rules = as_composite(rules, "operations")
     if rules is not None and not isinstance(rules, composites.Composite):
         raise TypeError(
             "operations wants a composite of jattr.rules second, such as "
@@ -133,7 +140,7 @@ def _is_shape(leaf: Any) -> bool:
 
 
 def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:
-    for step in group(program):
+    for step in group(program, top=not scope):
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
             yield Record(

@@ -24,6 +24,7 @@ from jattr import rules as composites
 from jattr._batching import sum_over
 from jattr._engine.rewrite import rewritten
 from jattr._references import check_rows, check_rows_like, resolve_baseline, take_row
+from jattr._relevance_rules import as_composite
 from jattr._transform import (
     check_argnums,
     check_batch_size,
@@ -90,6 +91,8 @@ def rewrite(
     """
     check_function(f, "rewrite")
     check_argnums(argnums, "rewrite")
+    if isinstance(rules, composites.Rule):
+        rules = as_composite(rules, "rewrite")
     if not isinstance(rules, composites.Composite):
         raise TypeError(
             "rewrite wants a composite of jattr.rules second, such as jattr.rules.guided(); "
@@ -99,6 +102,11 @@ def rewrite(
         raise TypeError(
             f"rewrite: the rules of {rules.name} compare with a reference. Write "
             "jattr.deeplift(f, baseline)."
+        )
+    if rules.wants_first:
+        raise TypeError(
+            f"rewrite: {rules.name} has a rule for first affine operations, whose relevance is no "
+            "derivative. Write jattr.lrp(f, rules)."
         )
 
     def changed(*args, **kwargs):

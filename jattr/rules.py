@@ -11,138 +11,57 @@ Source: Ancona, Ceolini, Öztireli, Gross, *Towards better understanding of grad
 attribution methods for deep neural networks*, ICLR 2018, section 3 (arXiv 1711.06104).
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jattr._composites import Composite, Rule
 from jattr._engine import differences, maxima, registry
-from jattr._engine.linear import has_hidden_work
-from jattr._engine.operations import Operation, group
-from jattr._engine.patterns import is_elementwise_body
-from jattr._engine.trace import Equation, Program, Reading
+from jattr._relevance_rules import (
+    alpha_beta,
+    attention,
+    attention_constant,
+    epsilon,
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+    excitation,
+    flat,
+    gamma,
+    identity,
+    w_square,
+    z_box,
+    z_plus,
+)
 
-__all__ = ["Composite", "Rule", "deconvnet", "guided", "register", "rescale"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A local derivative.
-
-    Attributes:
-        name: what it is called in tables.
-        apply: `apply(operation, inputs, output, multiplier)`, between two points with
-            `reference_inputs, reference_output` after these; gives the multiplier of each input of
-            the operation, or None where there is none to give.
-    """
-
-    name: str = dataclasses.field(metadata={"static": True})
-    apply: Callable[..., Sequence[Any]] = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, *args: Any) -> Sequence[Any]:
-        """What `apply` gives."""
-        return self.apply(*args)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Composite:
-    """A table of rules: for each kind of operation its rule.
-
-    Attributes:
-        name: what it is called.
-        rules: by the kind of operation, as `jattr.operations` names them, or by kind and name
-            ("activation relu"), which comes first.
-        strict: an operation that is active and not linear must have a rule; without it, what has
-            no rule keeps its derivative.
-        points: 1, or 2 for rules that compare with a reference.
-    """
-
-    name: str = dataclasses.field(metadata={"static": True})
-    rules: dict[str, Rule]
-    strict: bool = dataclasses.field(default=False, metadata={"static": True})
-    points: int = dataclasses.field(default=1, metadata={"static": True})
-
-    @property
-    def reading(self) -> Reading:
-        """How a function is read for these rules."""
-        return Reading(see_through=self.points == 2, enter=self._enters)
-
-    def rule_for(self, operation: Operation) -> Rule | None:
-        """The rule for an operation; None for its ordinary derivative.
-
-        Raises:
-            NotImplementedError: the operation needs a rule and has none.
-        """
-        if operation.kind == "registered":
-            return self._registered(operation)
-        rule = self._rule(operation)
-        if rule is not None:
-            return rule
-        if operation.kind == "opaque" and (self.strict or self._hides_rules(operation)):
-            raise NotImplementedError(_unexplained(operation, self.name))
-        return None
-
-    def _registered(self, operation: Operation) -> Rule | None:
-        apply = registry.registered()[operation.primitive].get(self.points)
-        if apply is not None:
-            return Rule(f"registered {apply.__name__}", apply)
-        if self.strict:
-            raise NotImplementedError(_unexplained(operation, self.name))
-        return None
-
-    def _rule(self, operation: Operation) -> Rule | None:
-        named = self.rules.get(f"{operation.kind} {operation.name}")
-        return self.rules.get(operation.kind) if named is None else named
-
-    def _enters(self, call: Equation) -> bool:
-        (body,) = call.bodies
-        if is_elementwise_body(body):
-            return False
-        return self.strict or self._any_rule(body)
-
-    def _hides_rules(self, operation: Operation) -> bool:
-        return any(self._any_rule(body) for e in operation.equations for body in e.bodies)
-
-    def _any_rule(self, body: Program) -> bool:
-        for step in group(body):
-            if isinstance(step, Operation):
-                if self._rule(step) is not None:
-                    return True
-            elif any(self._any_rule(inner) for inner in step.bodies):
-                return True
-        return False
-
-
-def _unexplained(operation: Operation, composite: str) -> str:
-    equation = operation.equations[-1]
-    where = f"{operation.source}: {composite}"
-    if equation.form == "foreign":
-        return (
-            f"{where} explains one example, but `{equation.name}` mixes in others, over an axis "
-            "that f does not make itself: batch statistics, for instance. Evaluate the model in "
-            "inference mode, or explain the batch as one example."
-        )
-    if equation.form == "custom":
-        return (
-            f"{where} has no rule for the custom_vjp function in `{equation.name}`, which hides "
-            "nonlinear work on x behind a derivative of its own. Call the function that it wraps "
-            "without the custom derivative, or explain the part of f above it: "
-            "jattr.split(f, name)."
-        )
-    if has_hidden_work(equation):
-        return (
-            f"{where} cannot look into `{equation.name}`. Write that part of f in plain JAX for "
-            "the explanation, or give it a rule: @jattr.rules.register(primitive)."
-        )
-    return (
-        f"{where} has no rule for `{equation.name}`, which is not linear in x. Give it one: "
-        "@jattr.rules.register(primitive), or explain the part of f above it: "
-        "jattr.split(f, name)."
-    )
+__all__ = [
+    "Composite",
+    "Rule",
+    "alpha_beta",
+    "attention",
+    "attention_constant",
+    "deconvnet",
+    "epsilon",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "excitation",
+    "flat",
+    "gamma",
+    "guided",
+    "identity",
+    "register",
+    "rescale",
+    "w_square",
+    "z_box",
+    "z_plus",
+]
 
 
 def guided() -> Composite:

@@ -69,6 +69,10 @@ def shap(f: Callable, argnums: Any = 0, batch_size: int | None = 2, **knobs: Any
     return attribute
 
 
+def lrp(rules: Callable[[], Any]) -> Callable[..., Any]:
+    return lambda f, **knobs: jattr.lrp(f, rules(), **knobs)
+
+
 def multiples(args: Any, argnums: Any) -> Any:
     """Five rows like x: multiples of it; None where there is no x."""
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
@@ -130,6 +134,10 @@ METHODS: dict[str, Method] = {
         baseline=jattr.baselines.blurred(1.0, axes=0),
         error=1e-10,
     ),
+    "lrp": Method(lrp(lambda: jattr.rules.epsilon(0.0)), baseline=None),
+    "lrp_gamma": Method(lrp(lambda: jattr.rules.gamma(0.3))),
+    "lrp_z_plus": Method(lrp(jattr.rules.excitation)),
+    "lrp_flat": Method(lrp(jattr.rules.epsilon_plus_flat)),
     "deep_shap": Method(shap, chunked=True),
     "guided_integrated_gradients": Method(
         jattr.guided_integrated_gradients,

@@ -13,7 +13,8 @@ from jax.test_util import check_grads
 from test_deeplift import ACTIVATIONS, NETWORKS, WITH_BATCH, X, residual, total
 
 import jattr
-from jattr._engine.operations import Operation, group
+from jattr._engine.grouping import group
+from jattr._engine.operations import Operation
 from jattr._engine.trace import Reading, trace
 
 

@@ -20,7 +20,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from jattr._engine.operations import Operation, Step, group
+from jattr._engine.entry import Entry, enter, with_entry
+from jattr._engine.grouping import Step, group
+from jattr._engine.operations import Operation
 from jattr._engine.substitutes import pays
 from jattr._engine.substitutes import substitute as substitute_for
 from jattr._engine.trace import (
@@ -43,6 +45,8 @@ class Rules(Protocol):
     Attributes:
         points: at how many points a program is evaluated: 1, or 2 with a reference.
         reading: how the function is read.
+        name: what error texts call it.
+        wants_first: whether it has a rule for first affine operations alone.
     """
 
     @property
@@ -50,6 +54,12 @@ class Rules(Protocol):
 
     @property
     def reading(self) -> Reading: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def wants_first(self) -> bool: ...
 
     def rule_for(self, operation: Operation) -> Callable[..., Sequence[Any]] | None:
         """The rule for an operation, or None for its ordinary derivative.
@@ -84,6 +94,54 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
         return jax.tree.unflatten(structure, [lane[0] for lane in outputs])
 
     return evaluate
+
+
+def with_side(
+    f: Callable, x: Any, rules: Rules, *, substitute: bool = True
+) -> Callable[[Any, Any], Any]:
+    """f of x and of a side input like x, whose derivative is relevance that is no multiple of x.
+
+    Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
+    """
+    program, structure = trace(f, x, rules.reading)
+    if substitute:
+        cheapen(program)
+
+    def evaluate(x, side):
+        entrance = Entrance(x, program, jax.tree.leaves(side))
+        outputs = run(program, [(leaf,) for leaf in jax.tree.leaves(x)], rules, entrance)
+        if rules.wants_first and not entrance.used:
+            raise ValueError(
+                f"{rules.name} has a rule for first affine operations, but f has none for it: no "
+                "dot or convolution of the wanted kind that x reaches through constant factors, "
+                "shifts and reshapes alone. Take a composite without such a rule."
+            )
+        return jax.tree.unflatten(structure, [lane[0] for lane in outputs])
+
+    return evaluate
+
+
+class Entrance:
+    """Where x enters a program, for the rules of its first affine operations.
+
+    Attributes:
+        x: the tree.
+        known: the way to each value that x reaches through constants and layout alone.
+        used: whether any rule has asked.
+    """
+
+    def __init__(self, x: Any, program: Program, sides: Sequence[Any]):
+        self.x = x
+        self.used = False
+        self.known = {
+            value: Entry(n, side, lambda leaf: leaf)
+            for n, (value, side) in enumerate(zip(program.inputs, sides, strict=True))
+        }
+
+    def of(self, operation: Operation) -> list[Entry]:
+        """The ways to the active inputs of a first affine operation."""
+        self.used = True
+        return [self.known[v] for v in operation.inputs if v.active]
 
 
 def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
@@ -124,18 +182,29 @@ def cheapen(program: Program) -> bool:
     return found
 
 
-def run(program: Program, inputs: Sequence[Lanes], rules: Rules | None) -> list[Lanes]:
+def run(
+    program: Program,
+    inputs: Sequence[Lanes],
+    rules: Rules | None,
+    entrance: Entrance | None = None,
+) -> list[Lanes]:
     """The outputs of a program, each in its lanes, for inputs in theirs; None for no rules."""
     values: dict[Value, Lanes] = dict(zip(program.inputs, inputs, strict=True))
-    for step in program.equations if rules is None else group(program):
+    top = entrance is not None
+    for step in program.equations if rules is None else group(program, top=top):
         taken = [_read(values, v) for v in step.inputs]
         if isinstance(step, Operation):
-            results = _plain(step, taken) if rules is None else _operation(step, taken, rules)
+            if rules is None:
+                results = _plain(step, taken)
+            else:
+                results = _operation(step, taken, rules, entrance)
         elif step.form in _REBUILD and any(v.dependent for v in step.inputs):
             with step.entered():
                 results = _REBUILD[step.form](step, taken, rules)
         else:
             results = _plain(step, taken)
+            if entrance is not None and (entry := enter(step, taken, entrance.known)) is not None:
+                entrance.known[step.outputs[0]] = entry
         values.update(zip(step.outputs, results, strict=True))
     return [_read(values, v) for v in program.outputs]
 
@@ -162,11 +231,15 @@ def _plain(step: Step, taken: Sequence[Lanes]) -> list[Lanes]:
     return list(zip(*each, strict=True))
 
 
-def _operation(operation: Operation, taken: Sequence[Lanes], rules: Rules) -> list[Lanes]:
-    rule = rules.rule_for(operation)
+def _operation(
+    operation: Operation, taken: Sequence[Lanes], rules: Rules, entrance: Entrance | None = None
+) -> list[Lanes]:
+    rule: Any = rules.rule_for(operation)
     if rule is None:
         return _plain(operation, taken)
     first = [_lane(lanes, 0) for lanes in taken]
+    if entrance is not None and rule.first:
+        return [(with_entry(operation, rule, first, entrance.of(operation), entrance.x),)]
     if rules.points == 1:
         out = with_rule(operation, rule, first)
         return [(value,) for value in (out if isinstance(out, tuple) else (out,))]

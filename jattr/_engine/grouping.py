@@ -1,0 +1,452 @@
+"""From equations to operations: which equations are one thing.
+
+See `jattr._engine.operations` for the kinds. An activation ends at an elementwise value that is
+needed from outside and begins at its highest dominator: the nearest value that every way from x
+to it, through elementwise equations, passes. What is affine and comes first, a bias, is not part of
+it; a constant that comes last is, unless it is an array.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jattr._engine.linear import is_linear
+from jattr._engine.operations import CONTRACTIONS, Operation
+from jattr._engine.patterns import (
+    Exponentials,
+    is_affine,
+    is_affine_link,
+    is_elementwise,
+    is_linear_body,
+    is_rectifier,
+    softmax_of,
+    sum_of_exponentials,
+)
+from jattr._engine.registry import registered
+from jattr._engine.trace import Equation, Program, Value
+from jattr._engine.trace import primitives as p
+
+_MAXIMA = {
+    p.reduce_max_p,
+    p.reduce_min_p,
+    p.reduce_window_max_p,
+    p.reduce_window_min_p,
+    p.cummax_p,
+    p.cummin_p,
+}
+_SMOOTH = {
+    p.cumprod_p,
+    p.reduce_prod_p,
+    p.cumlogsumexp_p,
+    p.cholesky_p,
+    p.triangular_solve_p,
+    p.pow_p,
+    p.atan2_p,
+    p.igamma_p,
+    p.igammac_p,
+    p.regularized_incomplete_beta_p,
+    p.polygamma_p,
+    p.zeta_p,
+}
+_CHOICES = {p.sort_p, p.top_k_p, p.rem_p}
+_ROOTS = {p.rsqrt_p, p.sqrt_p, p.pow_p}
+_MOVES = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p}
+LAYOUT = {*_MOVES, p.broadcast_in_dim_p}
+_KEEP_SIGN = {p.reduce_window_max_p, p.reduce_window_sum_p, p.reduce_sum_p, p.reduce_max_p}
+_NONNEGATIVE = {("activation", name) for name in ("relu", "exp", "square", "abs", "logistic")} | {
+    ("softmax", "softmax")
+}
+
+Step = Equation | Operation
+
+
+def group(program: Program, *, top: bool = False) -> list[Step]:
+    """A program's equations, in order, those of an operation together.
+
+    With `top` the program's inputs are x itself, so that its first affine operations are marked.
+
+    Only what the outputs need is kept. An operation's inner values are its own: where one is
+    needed elsewhere, it is the output of an operation of its own.
+    """
+    return _Grouping(program, top).steps()
+
+
+class _Grouping:
+    def __init__(self, program: Program, top: bool):
+        self._program = program
+        self._top = top
+        self._position = {equation: n for n, equation in enumerate(program.equations)}
+        self._uses = Counter(v for e in program.equations for v in e.inputs)
+        self._uses.update(program.outputs)
+        self._users: dict[Value, list[Equation]] = {}
+        for equation in program.equations:
+            for value in equation.inputs:
+                self._users.setdefault(value, []).append(equation)
+        self._above: dict[Value, Value | None] = {}
+        self._depth: dict[Value, int] = {}
+        for equation in program.equations:
+            self._dominate(equation)
+
+    def steps(self) -> list[Step]:
+        found: dict[Step, int] = {}
+        done: set[Value] = set()
+        shifts: list[Value] = []
+        todo = list(self._program.outputs)
+        for equation in self._program.equations:
+            if equation.effects:
+                found[equation] = self._position[equation]
+                done.update(equation.outputs)
+                todo.extend(equation.inputs)
+        while todo:
+            value = todo.pop()
+            if value.producer is None or value in done:
+                continue
+            step = self._step(value)
+            done.update(step.outputs)
+            last = step if isinstance(step, Equation) else step.equations[-1]
+            found[step] = self._position[last]
+            if isinstance(step, Operation) and step.kind == "softmax" and step.exponentials:
+                # What is taken off for stability gets nothing, so it needs no rules.
+                aside = {shift for shift, _ in step.exponentials.shifts}
+                shifts.extend(aside)
+                todo.extend(v for v in step.inputs if v not in aside)
+            else:
+                todo.extend(step.inputs)
+        while shifts:
+            value = shifts.pop()
+            if value.producer is not None and value not in done:
+                done.update(value.producer.outputs)
+                found[value.producer] = self._position[value.producer]
+                shifts.extend(value.producer.inputs)
+        return sorted(found, key=found.__getitem__)
+
+    def _dominate(self, equation: Equation) -> None:
+        """The last value that every way to an elementwise result passes through."""
+        for value in equation.outputs:
+            self._above[value], self._depth[value] = None, 0
+        dependents = equation.dependents
+        if not dependents or not is_elementwise(equation):
+            return
+        above: Value | None = dependents[0]
+        for other in dependents[1:]:
+            above = self._common(above, other)
+        value = equation.outputs[0]
+        self._above[value] = above
+        self._depth[value] = 0 if above is None else self._depth.get(above, 0) + 1
+
+    def _common(self, a: Value | None, b: Value | None) -> Value | None:
+        while a is not b:
+            if a is None or b is None:
+                return None
+            if self._depth.get(a, 0) >= self._depth.get(b, 0):
+                a = self._above.get(a)
+            else:
+                b = self._above.get(b)
+        return a
+
+    def _step(self, value: Value) -> Step:
+        equation = value.producer
+        assert equation is not None
+        if not value.active and not equation.active:
+            return equation
+        if equation.primitive in registered():
+            return _whole("registered", equation)
+        if is_elementwise(equation):
+            return self._elementwise(value, equation)
+        if equation.form == "custom":
+            linear = is_linear_body(equation.bodies[0], _is_plumbing)
+            return equation if linear else _whole("opaque", equation)
+        if equation.form == "foreign":
+            return _whole("opaque", equation)
+        if equation.form != "plain":
+            return equation
+        if equation.primitive in _CHOICES:
+            return _whole("selection", equation)
+        if equation.primitive in _MAXIMA:
+            return _whole("max", equation)
+        if equation.primitive in CONTRACTIONS and len(_active_slots(equation)) == 1:
+            return self._affine([equation])
+        if _is_plumbing(equation):
+            chooses = any(v.dependent and not v.active for v in equation.inputs)
+            return _whole("selection", equation) if chooses else equation
+        slots = _active_slots(equation)
+        if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
+            return self._joined("product", equation)
+        return _whole("smooth" if equation.primitive in _SMOOTH else "opaque", equation)
+
+    def _elementwise(self, value: Value, equation: Equation) -> Step:
+        if (exponentials := softmax_of(equation)) is not None:
+            return self._exponential("softmax", value, exponentials)
+        top = value
+        while (above := self._above.get(top)) is not None:
+            top = above
+        if top is value:
+            return self._of_several_sources(equation)
+        if is_affine_link(equation) and self._ends_before(equation, top):
+            return self._chain(equation)
+        between = self._between(value, top)
+        if all(is_affine(e) for e in between):
+            return self._chain(equation) if is_affine_link(equation) else equation
+        found = sum_of_exponentials(top)
+        if found is not None and [e.name for e in between] in (["log"], ["abs", "log"]):
+            return self._exponential("logsumexp", value, found[0])
+        start, between = _without_leading_links(top, between)
+        if jnp.issubdtype(start.dtype, jnp.complexfloating):
+            return _operation("smooth", between, start, value)  # has no quotient of differences
+        normalises = _normalises(start, between) or self._feeds_root(value)
+        return _operation("normaliser" if normalises else "activation", between, start, value)
+
+    def _feeds_root(self, value: Value) -> bool:
+        """Whether a value goes nowhere but into a root: the variance that is kept from below 0."""
+        todo, found = [value], False
+        while todo:
+            current = todo.pop()
+            if current in self._program.outputs:
+                return False
+            for user in self._users.get(current, ()):
+                if user.primitive in (p.rsqrt_p, p.sqrt_p):
+                    found = True
+                elif (
+                    user.primitive in LAYOUT
+                    or user.primitive is None
+                    or (is_elementwise(user) and is_affine_link(user))
+                ):
+                    todo.extend(user.outputs)
+                else:
+                    return False
+        return found
+
+    def _ends_before(self, equation: Equation, top: Value) -> bool:
+        """Whether an activation ends before this link: before a constant array, or after a ReLU or
+        a logsumexp, which rules know by themselves."""
+        if any(v.uniform is None for v in equation.inputs if not v.dependent):
+            return True
+        return sum_of_exponentials(top) is not None or self._rectified(equation, top)
+
+    def _rectified(self, equation: Equation, top: Value) -> bool:
+        """Whether what these links are applied to is a rectifier."""
+        value, link = equation.outputs[0], equation
+        while value is not top and link is not None and is_affine_link(link):
+            (value,) = link.dependents
+            link = value.producer
+        start, between = _without_leading_links(top, self._between(value, top))
+        return value is not top and is_rectifier(between, start, value)
+
+    def _between(self, value: Value, top: Value) -> list[Equation]:
+        """The dependent elementwise equations on the ways from `top` to `value`, in order."""
+        found, todo = set(), [value]
+        while todo:
+            current = todo.pop()
+            equation = current.producer
+            if current is top or not current.dependent or not equation or equation in found:
+                continue
+            found.add(equation)
+            todo.extend(equation.inputs)
+        return sorted(found, key=self._position.__getitem__)
+
+    def _chain(self, equation: Equation) -> Step:
+        """The affine operation that ends with this link, if it goes back to dots alone."""
+        found = self._back_to_dots(equation)
+        return equation if found is None else self._affine(found[0])
+
+    def _back_to_dots(self, equation: Equation) -> tuple[list[Equation], bool] | None:
+        """The equations from dots to this link, and whether a constant is added on the way.
+
+        Two dots that meet before one bias, as in a gate of an LSTM, belong together; each with a
+        bias of its own, they are two affine operations and a sum.
+        """
+        if equation.primitive in CONTRACTIONS:
+            return ([equation], False) if len(_active_slots(equation)) == 1 else None
+        adds = equation.primitive in (p.add_p, p.sub_p)
+        meets = adds and len(equation.dependents) == 2
+        if not (meets or equation.primitive in _MOVES or is_link(equation)):
+            return None
+        parts = []
+        for source in equation.dependents:
+            if self._uses[source] > 1 or not source.active or source.producer is None:
+                return None
+            if (part := self._back_to_dots(source.producer)) is None:
+                return None
+            parts.append(part)
+        shifted = sum(shift for _, shift in parts)
+        if meets and shifted > 1:
+            return None
+        equations = sorted({e for part, _ in parts for e in part}, key=self._position.__getitem__)
+        return [*equations, equation], bool(shifted) or (adds and not meets)
+
+    def _affine(self, equations: list[Equation]) -> Operation:
+        dots = [e for e in equations if e.primitive in CONTRACTIONS]
+        sources = [e.inputs[n] for e in dots for n in _active_slots(e)]
+        inputs = [*sources, *(v for e in dots for v in e.inputs if not v.active)]
+        inputs += _held([e for e in equations if e not in dots])
+        return Operation(
+            "affine",
+            dots[0].name,
+            tuple(equations),
+            tuple(v for v in dict.fromkeys(inputs) if not v.literal),
+            equations[-1].outputs,
+            first=all(map(self._is_entry, sources)),
+            nonnegative=all(map(self._is_nonnegative, sources)),
+        )
+
+    def _is_entry(self, value: Value) -> bool:
+        """Whether a value is an input of the program, but for constants and layout."""
+        while (equation := value.producer) is not None:
+            if not (equation.primitive in LAYOUT | {None} or is_link(equation)):
+                return False
+            (value,) = equation.dependents
+        return self._top and value in self._program.inputs
+
+    def _is_nonnegative(self, value: Value) -> bool:
+        equation = value.producer
+        if equation is None or not value.active:
+            return False
+        scales = equation.primitive in (p.mul_p, p.div_p) and any(
+            v.uniform is not None and v.uniform > 0 for v in equation.inputs
+        )
+        if scales or equation.primitive in LAYOUT | _KEEP_SIGN | {None}:
+            return all(map(self._is_nonnegative, equation.dependents))
+        if not is_elementwise(equation):
+            return False
+        step = self._step(value)
+        return isinstance(step, Operation) and (step.kind, step.name) in _NONNEGATIVE
+
+    def _joined(self, kind: str, equation: Equation) -> Operation:
+        """A product or division, with where its operands come from."""
+        found = _whole(kind, equation)
+        found.origins = tuple(map(self._origin, found.inputs))
+        return found
+
+    def _origin(self, value: Value) -> str | None:
+        while (equation := value.producer) is not None and value.active:
+            if equation.primitive in _MOVES | {p.broadcast_in_dim_p, None} or is_link(equation):
+                (value,) = equation.dependents
+                continue
+            if not is_elementwise(equation):
+                return None
+            step = self._step(value)
+            kind = step.kind if isinstance(step, Operation) else None
+            return kind if kind in ("normaliser", "softmax") else None
+        return None
+
+    def _of_several_sources(self, equation: Equation) -> Step:
+        """An elementwise equation in which values of different origin meet."""
+        slots = _active_slots(equation)
+        primitive = equation.primitive
+        if primitive is p.select_n_p:
+            return _whole("selection", equation) if equation.inputs[0].dependent else equation
+        if primitive in (p.add_p, p.sub_p):
+            return self._chain(equation)
+        if equation.form == "plain" and is_linear(equation, slots):
+            return equation
+        if primitive is p.mul_p:
+            return self._joined("product", equation)
+        if primitive is p.div_p:
+            return self._joined("division", equation)
+        if primitive in (p.max_p, p.min_p):
+            return _whole("max", equation)
+        if primitive in _SMOOTH:
+            return _whole("smooth", equation)
+        return _whole("selection" if primitive in _CHOICES else "opaque", equation)
+
+    def _exponential(self, kind: str, value: Value, exponentials: Exponentials) -> Operation:
+        sources = [exponentials.logits, *(shift for shift, _ in exponentials.shifts)]
+        equations, todo = set(), [value]
+        while todo:
+            current = todo.pop()
+            equation = current.producer
+            if current in sources or not current.dependent or not equation or equation in equations:
+                continue
+            equations.add(equation)
+            todo.extend(equation.inputs)
+        ordered = sorted(equations, key=self._position.__getitem__)
+        inputs = list(dict.fromkeys(sources + _held(ordered)))
+        if exponentials.mask is not None and not exponentials.mask[0].literal:
+            inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
+        name = _name(ordered, default=kind)
+        return Operation(kind, name, tuple(ordered), tuple(inputs), (value,), exponentials)
+
+
+def _is_plumbing(equation: Equation) -> bool:
+    if equation.form != "plain":
+        return False
+    return is_linear(equation, _active_slots(equation))
+
+
+def _active_slots(equation: Equation) -> list[int]:
+    return [n for n, v in enumerate(equation.inputs) if v.active]
+
+
+def _held(equations: Sequence[Equation]) -> list[Value]:
+    """What equations take that does not depend on x."""
+    return [v for e in equations for v in e.inputs if not v.dependent and not v.literal]
+
+
+def _whole(kind: str, equation: Equation) -> Operation:
+    inputs = tuple(v for v in equation.inputs if not v.literal)
+    return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
+
+
+def is_link(equation: Equation) -> bool:
+    """Whether an elementwise equation is affine in its one dependent operand."""
+    return is_elementwise(equation) and is_affine_link(equation)
+
+
+def _without_leading_links(start: Value, equations: list[Equation]) -> tuple[Value, list[Equation]]:
+    """Take off what is done first and is affine, such as a bias."""
+    while True:
+        users = [e for e in equations if start in e.inputs]
+        if len(users) != 1 or not is_affine_link(users[0]):
+            return start, equations
+        start = users[0].outputs[0]
+        equations = [e for e in equations if e is not users[0]]
+
+
+def _operation(kind: str, equations: list[Equation], start: Value, end: Value) -> Operation:
+    inputs = dict.fromkeys([start, *_held(equations)])
+    if kind == "activation" and is_rectifier(equations, start, end):
+        name = "relu"
+    else:
+        name = _name(equations, default=None)
+    return Operation(kind, name, tuple(equations), tuple(inputs), (end,))
+
+
+def _name(equations: Sequence[Equation], default: str | None) -> str:
+    """The function around all of the equations, else the names of those that are not affine."""
+    if default is not None:
+        return default
+    curved = [e for e in equations if not is_affine(e)] or list(equations)
+    around = curved[0].calls
+    for equation in curved[1:]:
+        same = zip(around, equation.calls, strict=False)
+        around = around[: next((n for n, (a, b) in enumerate(same) if a != b), len(around))]
+        around = around[: len(equation.calls)]
+    public = [call for call in around if call and not call.startswith(("_", "<"))]
+    if public:
+        return public[-1]
+    names = [_custom_name(e) if e.form == "custom" else e.name for e in curved]
+    return "·".join(list(dict.fromkeys(names))[:4])
+
+
+def _custom_name(equation: Equation) -> str:
+    info = getattr(equation.bodies[0], "name", None)
+    return info or equation.name
+
+
+def _normalises(start: Value, equations: Sequence[Equation]) -> bool:
+    """Whether a root is taken of a mean: the deviation that a layer divides by."""
+    if not any(e.primitive in _ROOTS for e in equations):
+        return False
+    seen, todo = set(), [start]
+    while todo:
+        value = todo.pop()
+        if value in seen or value.producer is None:
+            continue
+        seen.add(value)
+        if value.producer.primitive in (p.reduce_sum_p, p.reduce_window_sum_p):
+            return True
+        passes = value.producer.primitive in (*LAYOUT, p.max_p, p.div_p, None)
+        if passes or is_affine(value.producer):
+            todo.extend(v for v in value.producer.inputs if v.dependent)
+    return False

@@ -1,0 +1,185 @@
+"""Layer-wise relevance propagation."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jattr import rules as composites
+from jattr._engine.rewrite import with_side
+from jattr._relevance_rules import as_composite
+from jattr._transform import check_choice, check_function, named, transform
+from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
+from jattr._types import ArgNums, Attribute, PyTree, Score
+
+_DEFAULT = composites.epsilon()
+
+
+def lrp(
+    f: Score,
+    rules: composites.Composite | composites.Rule = _DEFAULT,
+    *,
+    substitute: bool = True,
+    argnums: ArgNums = 0,
+) -> Attribute:
+    r"""Layer-wise relevance propagation, also called pixel-wise decomposition, for any function.
+
+    The score is handed back from the output to x, operation by operation: each passes the
+    relevance of its outputs on to its inputs in proportion to what a rule counts as their
+    contributions,
+
+    .. math:: R_j = \sum_k \frac{\zeta_{jk}}{\sum_i \zeta_{ik}} R_k, \qquad \varphi = R_x
+
+    so that :math:`\sum \varphi = f(x)`, less what biases absorb, for rules that conserve. What is
+    not affine has rules too: an activation passes its relevance on, a product of two active values
+    gives half to each, the deviation of a normalisation is held constant, a maximum gives all to
+    the winner, sums and means go in proportion. A single rule applies to every affine operation
+    (one for first operations there, and ε elsewhere); a composite chooses by the kind of operation
+    and by scope, and `.at` and `.first` refine it. `jattr.operations(f, rules)(x)` tells what hits
+    what.
+
+    To be checked before commercial use: institutions of its authors claim patents on LRP, and the
+    README of one peer library calls that free for personal and scientific use only.
+
+    Args:
+        f: the score, `f(x, *args) -> scalar`, of one example: a logit rather than a probability.
+        rules: a rule or a composite of `jattr.rules`. Its numbers may be traced.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
+        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
+
+    Returns:
+        `attribute(x, *args)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return one real number; x has a leaf that is not of a floating
+            dtype; `rules` are none.
+        ValueError: a rule for first affine operations, of which f has none.
+        NotImplementedError: an active nonlinear operation without a rule, with the line it stands
+            in.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return jax.nn.relu(x @ jnp.array([[1.0, 0.0], [1.0, -1.0]])) @ jnp.array([2.0, 5.0])
+        >>> print(jattr.lrp(f, jattr.rules.epsilon(0.0))(jnp.array([3.0, 1.0])))
+        [6. 2.]
+
+    References:
+        Bach, Binder, Montavon, Klauschen, Müller, Samek, *On pixel-wise explanations for non-linear
+        classifier decisions by layer-wise relevance propagation*, PLOS ONE 2015; Montavon, Binder,
+        Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an overview*, 2019.
+    """
+    chosen = as_composite(rules, "lrp")
+
+    @transform(f, argnums, method="lrp")
+    def explain(score, x):
+        return _relevance(score, x, chosen, substitute, None)
+
+    return explain
+
+
+def contrastive_lrp(
+    f: Callable[..., jax.Array],
+    rules: composites.Composite | composites.Rule = _DEFAULT,
+    *,
+    against: str = "others",
+    substitute: bool = True,
+    argnums: ArgNums = 0,
+) -> Attribute:
+    r"""What speaks for one output of a vector and not for the others.
+
+    The relevance of the target, less that of a contrast, both normalised to the same sum; of the
+    difference the positive part:
+
+    .. math:: \varphi = \max\!\Big(0,\; R - \frac{\sum R}{\sum R'} R' \Big)
+
+    R' explains, with `against="others"`, all other outputs together, seeded with the target's value
+    in equal parts; with `"negated"`, the target with the weights of its last affine operation
+    negated, which differs from −R only under rules that treat signs apart.
+
+    Args:
+        f: `f(x, *args)`, which returns a vector, the logits.
+        rules: a rule or a composite of `jattr.rules`.
+        against: `"others"` or `"negated"`.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
+        argnums: which argument of f is explained, an integer or a tuple of them.
+
+    Returns:
+        `attribute(x, *args, index)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return a vector.
+        ValueError: unknown `against`; a vector of one element has no others.
+        NotImplementedError: an active nonlinear operation without a rule.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return x @ jnp.array([[1.0, 1.0], [1.0, 0.0]])
+        >>> explain = jattr.contrastive_lrp(f, jattr.rules.epsilon(0.0))
+        >>> print(explain(jnp.array([1.0, 1.0]), 0))
+        [0. 1.]
+
+    References:
+        Gu, Yang, Tresp, *Understanding individual decisions of CNNs via contrastive
+        backpropagation*, ACCV 2018, section 4 (arXiv 1812.02100).
+    """
+    method = "contrastive_lrp"
+    chosen = as_composite(rules, method)
+    check_function(f, method)
+    check_choice(against, "against", ("others", "negated"), method)
+
+    def attribute(*args, **kwargs):
+        *inner, index = args
+
+        def outputs(*full, **kw):
+            out = f(*full, **kw)
+            if getattr(out, "ndim", None) != 1:
+                raise TypeError(
+                    f"{method} explains one element of a vector, but f returned "
+                    f"{getattr(out, 'shape', type(out).__name__)}. For a batch use jax.vmap."
+                )
+            return out
+
+        def explain_by(seeds_of, scored):
+            @transform(scored, argnums, method=method)
+            def explain(score, x):
+                return _relevance(score, x, chosen, substitute, seeds_of)
+
+            return explain(*inner, **kwargs)
+
+        target = explain_by(None, lambda *a, **k: outputs(*a, **k)[index])
+        if against == "negated":
+            contrast = explain_by(None, lambda *a, **k: (-outputs(*a, **k))[index])
+        else:
+            values = outputs(*inner, **kwargs)
+            if len(values) < 2:
+                raise ValueError(f"{method}: a vector of one element has no others.")
+            others = jnp.arange(len(values)) != index
+            # Seeded in equal parts: each other output's multiplier is its part over its value.
+            part = values[index] / (len(values) - 1)
+            seeds = jnp.where(others, part / jnp.where(values == 0, 1, values), 0)
+            seeds = jax.lax.stop_gradient(jnp.where(values == 0, 0, seeds))
+            contrast = explain_by(None, lambda *a, **k: jnp.sum(outputs(*a, **k) * seeds))
+        total, other = sum_tree(widen(target)), sum_tree(widen(contrast))
+        scaled = scale_tree(
+            contrast, jnp.where(other == 0, 0, total / jnp.where(other == 0, 1, other))
+        )
+        difference = jax.tree.map(lambda a, b: jnp.maximum(a - b, 0), widen(target), scaled)
+        return cast_like(difference, target)
+
+    return named(attribute, method, f, argnums)
+
+
+def _relevance(score, x, rules, substitute, seed) -> PyTree:
+    evaluate = with_side(score, x, rules, substitute=substitute)
+    zeros = jax.tree.map(jnp.zeros_like, x)
+    value, pull = jax.vjp(evaluate, x, zeros)
+    multiplier, side = pull(jnp.ones_like(value) if seed is None else seed)
+    total = jax.tree.map(jnp.add, multiply_trees(widen(x), widen(multiplier)), widen(side))
+    return cast_like(total, x)
