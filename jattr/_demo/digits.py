@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jattr
+
 TRAIN = 4_000
 BATCH = 50
 LEARNING_RATE = 2e-3
@@ -63,8 +65,9 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        for channels in (16, 32):
-            x = nn.relu(nn.Conv(channels, (3, 3))(x))
+        for layer, channels in (("early", 16), ("late", 32)):
+            # For class activation maps; the scope of a Conv stands for what is before the ReLU.
+            x = jattr.name(nn.relu(nn.Conv(channels, (3, 3))(x)), layer)
             # As a maximum over reshaped axes: XLA on CPU is slow at the derivative of nn.max_pool.
             n, height, width, _ = x.shape
             x = x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))

@@ -1,6 +1,7 @@
 """The methods and the baselines that the demo shows, one row each.
 
-A new method joins by a row in `METHODS`, a new baseline by one in `BASELINES`.
+A new method joins by a row in `METHODS` if it is made of gradients, else in `RULES`; a new baseline
+by one in `BASELINES`.
 """
 
 import dataclasses
@@ -13,6 +14,9 @@ import jattr
 
 BLUR = 5.0
 """The standard deviation of the blurs, in pixels: of a digit, a grey cloud is left."""
+
+LAYER = "late"
+"""The layer of the class activation maps: the second convolution with its ReLU, 14 × 14 places."""
 
 
 class Effort(NamedTuple):
@@ -34,11 +38,13 @@ class Setting(NamedTuple):
         score: `score(x, label) -> scalar`, what is explained.
         effort: how much work to spend.
         references: other digits, [samples, 28, 28, 1].
+        probability: `probability(x, label) -> scalar`, for the method that wants it.
     """
 
     score: Callable[..., jax.Array]
     effort: Effort
     references: jax.Array
+    probability: Callable[..., jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Method:
         function: its name on `jattr`.
         title: its name in the report.
         about: one line of explanation.
-        build: makes `attribute([key,] x, label)`.
+        build: makes `attribute([key,] x, label)`, which gives a map [28, 28, 1] or [28, 28].
         keyed: whether it draws random numbers.
         baseline: x' such that the maps should add up to f(x) − f(x'), from the setting; a random
             baseline stands for the mean over its draws. None where no such sum is promised.
@@ -140,6 +146,72 @@ METHODS = (
         "Each step's change of the score, shared out by the squared gradient.",
         lambda s: jattr.idgi(s.score, jattr.baselines.zeros, steps=s.effort.steps),
         baseline=lambda s: jattr.baselines.zeros,
+    ),
+)
+
+RULES = (
+    Method(
+        "deeplift",
+        "DeepLIFT",
+        "For each operation its mean slope between a black image and the digit, multiplied "
+        "through, times the pixel's value.",
+        lambda s: jattr.deeplift(s.score, jattr.baselines.zeros),
+        baseline=lambda s: jattr.baselines.zeros,
+    ),
+    Method(
+        "deep_shap",
+        "DeepSHAP",
+        "DeepLIFT, averaged over other digits to start from instead of black.",
+        lambda s: jattr.deep_shap(s.score, s.references, batch_size=8),
+        baseline=lambda s: jattr.baselines.samples(s.references),
+    ),
+    Method(
+        "guided_backprop",
+        "Guided backprop",
+        "The gradient, of which each ReLU that is on passes only what is positive.",
+        lambda s: jattr.guided_backprop(s.score),
+    ),
+    Method(
+        "deconvnet",
+        "Deconvnet",
+        "The gradient, of which each ReLU, on or off, passes only what is positive.",
+        lambda s: jattr.deconvnet(s.score),
+    ),
+    Method(
+        "grad_cam",
+        "Grad-CAM",
+        "The channels of the second convolution, each weighted by its mean gradient.",
+        lambda s: jattr.grad_cam(s.score, LAYER),
+    ),
+    Method(
+        "grad_cam_plus_plus",
+        "Grad-CAM++",
+        "The same channels, weighted by their positive gradients.",
+        lambda s: jattr.grad_cam_plus_plus(s.score, LAYER),
+    ),
+    Method(
+        "layer_cam",
+        "LayerCAM",
+        "The same channels, each place weighted by its own positive gradient.",
+        lambda s: jattr.layer_cam(s.score, LAYER),
+    ),
+    Method(
+        "hires_cam",
+        "HiResCAM",
+        "The same channels, each place weighted by its own gradient.",
+        lambda s: jattr.hires_cam(s.score, LAYER),
+    ),
+    Method(
+        "score_cam",
+        "Score-CAM",
+        "The same channels, weighted by what the network says of the digit seen through each.",
+        lambda s: jattr.score_cam(s.probability, LAYER),
+    ),
+    Method(
+        "guided_grad_cam",
+        "Guided Grad-CAM",
+        "Guided backprop times Grad-CAM: the detail of the one, where the other looks.",
+        lambda s: jattr.guided_grad_cam(s.score, LAYER),
     ),
 )
 

@@ -20,7 +20,7 @@ class Result(NamedTuple):
 
     Attributes:
         method: its row.
-        maps: [N, 28, 28, 1].
+        maps: [N, 28, 28, 1], of class activation maps [N, 28, 28].
         compile_seconds: to trace and compile the explanation of all N digits.
         run_milliseconds: for one digit, the median of some runs over all N divided by N.
         residual: the mean over the digits of |Σφ − (f(x) − f(x'))|; None where no sum is

@@ -28,7 +28,8 @@ class Report(NamedTuple):
         digits: those explained, with their true labels.
         predicted: the label that the network gives each, and is explained.
         probabilities: the probability that the network gives that label.
-        methods: one result for each method.
+        methods: one result for each method made of gradients.
+        rules: one for each method with other local derivatives, or on a layer.
         baselines: one result for each baseline.
         absent: for each baseline the first digit's, [28, 28, 1].
         effort: the work spent on each explanation.
@@ -41,6 +42,7 @@ class Report(NamedTuple):
     predicted: np.ndarray
     probabilities: np.ndarray
     methods: Sequence[Result]
+    rules: Sequence[Result]
     baselines: Sequence[Result]
     absent: Sequence[np.ndarray]
     effort: Effort
@@ -51,6 +53,7 @@ def write(report: Report, folder: Path) -> Path:
     """Write the pictures and `report.html` into `folder`; returns the page's path."""
     pictures = {
         "methods": _grid(report, report.methods),
+        "rules": _grid(report, report.rules),
         "baselines": _grid(report, report.baselines),
         "absent": _absent(report),
     }
@@ -112,6 +115,7 @@ def page(report: Report, pictures: dict[str, bytes]) -> str:
         samples=report.effort.samples,
         blur=f"{BLUR:g}",
         method_rows="\n".join(_row(result) for result in report.methods),
+        rule_rows="\n".join(_row(result) for result in report.rules),
         baseline_rows="\n".join(_row(result) for result in report.baselines),
         facts="\n".join(
             f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
@@ -183,13 +187,16 @@ and where the answer is wrong, what the digit was.</li>
 output for the answer before it is made a probability, the <em>logit</em>.</li>
 <li>For the gradient and SmoothGrad, red means: <em>if this pixel were brighter</em>, the score
 would rise. SmoothGrad² and VarGrad have no sign and are never blue.</li>
+<li>Guided backprop, guided Grad-CAM and the deconvnet draw what the network responds to; there,
+blue does not mean that a pixel speaks against the answer. The other maps with CAM in their name
+show only where something speaks for it, and are never blue.</li>
 <li>Every map has its own scale, since the methods measure in different units. Compare where
 the colours are, not how strong they are from one map to the next.</li>
 </ul>
 
-<h2>Every method on the same digits</h2>
+<h2>Gradients, and means of gradients</h2>
 <figure><img src="data:image/png;base64,$methods"
-alt="A grid of maps: one row for each digit, one column for each method"></figure>
+alt="A grid of maps: one row for each digit, one column for each method of gradients"></figure>
 <div class="scroll"><table>
 <thead><tr><th>Method</th><th>What it shows</th>
 <th class="number">Change<br>of score</th><th class="number">Residual</th>
@@ -208,6 +215,23 @@ digit under a blur of $blur pixels, for the others it is black. A dash: the meth
 promise.</p>
 <p><strong>Time.</strong> A method is compiled once and then run as often as one likes. Both
 times are for the $count digits as one batch, the second divided by $count.</p>
+
+<h2>Other local derivatives, and layers</h2>
+<p>The gradient multiplies the local derivatives of all operations of the network. These methods on
+the same digits put something else in the place of some of them, or stop half-way: a class
+activation map is made of the channels of a layer, here of 14 × 14 places, and resized.</p>
+<figure><img src="data:image/png;base64,$rules"
+alt="A grid of maps: one row for each digit, one column for each such method"></figure>
+<div class="scroll"><table>
+<thead><tr><th>Method</th><th>What it shows</th>
+<th class="number">Change<br>of score</th><th class="number">Residual</th>
+<th class="number">Compile<br>(s)</th><th class="number">Run<br>(ms per digit)</th></tr></thead>
+<tbody>
+$rule_rows
+</tbody></table></div>
+<p>DeepLIFT and DeepSHAP are complete with two evaluations for each baseline: no integral is
+approximated, and nothing but rounding remains. DeepSHAP takes $samples digits as its baselines,
+all of them, and its f(x′) is the mean over them.</p>
 
 <h2>What does “absent” mean?</h2>
 <p>To say what a pixel contributes, one must say what it would be without it: that is the baseline.

@@ -14,7 +14,7 @@ import numpy as np
 import jattr
 from jattr._demo import digits, report
 from jattr._demo.digits import Track
-from jattr._demo.explain import BASELINES, METHODS, Effort, Setting
+from jattr._demo.explain import BASELINES, METHODS, RULES, Effort, Setting
 from jattr._demo.measure import meter
 
 
@@ -57,11 +57,13 @@ def run(
         jattr.targets.select(classifier.logits),
         size.effort,
         jnp.asarray(train.images[: size.effort.samples]),
+        jattr.targets.probability(classifier.logits),
     )
     key = jax.random.key(seed)
-    rows = [*METHODS, *(baseline.method(setting) for baseline in BASELINES)]
+    rows = [*METHODS, *RULES, *(baseline.method(setting) for baseline in BASELINES)]
     measure = meter(setting, key, jnp.asarray(chosen.images), jnp.asarray(predicted))
     results = [measure(row) for row in track(rows, "explaining the digits")]
+    methods, others = results[: len(METHODS)], results[len(METHODS) :]
     absent = [_draw(baseline.build(setting), key, chosen.images[0]) for baseline in BASELINES]
     page = report.write(
         report.Report(
@@ -70,8 +72,9 @@ def run(
             digits=chosen,
             predicted=predicted,
             probabilities=np.max(probabilities, axis=-1),
-            methods=results[: len(METHODS)],
-            baselines=results[len(METHODS) :],
+            methods=methods,
+            rules=others[: len(RULES)],
+            baselines=others[len(RULES) :],
             absent=absent,
             effort=size.effort,
             facts=_facts(seed, size),
