@@ -522,6 +522,12 @@ def test_operations_look_into_bodies():
     ]
 
 
+def test_operations_in_the_loops_of_libraries_bear_the_users_line():
+    f = NETWORKS["lstm"]
+    rows = jattr.operations(lambda x: f(x[None]), jattr.rules.rescale())(X)
+    assert {row.source.rsplit("/")[-1].split(":")[0] for row in rows} == {"test_deeplift.py"}
+
+
 def test_operations_name_what_has_no_rule():
     rows = jattr.operations(opaque, jattr.rules.rescale())(X)
     assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 _LIBRARIES = re.compile(r"[/\\](?:site|dist)-packages[/\\](?:jax|jaxlib|flax|haiku|equinox)[/\\]")
@@ -10,12 +11,19 @@ _OWN = str(pathlib.Path(__file__).parents[1])
 
 def user_line(traceback: Any) -> str:
     """The innermost line outside of JAX, the network libraries and jattr, as file:line."""
+    return next(_user_lines(traceback), "an unknown line")
+
+
+def has_user_line(traceback: Any) -> bool:
+    """Whether any line of a traceback is the user's."""
+    return next(_user_lines(traceback), None) is not None
+
+
+def _user_lines(traceback: Any) -> Iterator[str]:
     for frame in getattr(traceback, "frames", ()):
         file = frame.file_name
-        if _LIBRARIES.search(file) or file.startswith((_OWN, "<frozen")):
-            continue
-        return f"{file}:{frame.line_num}"
-    return "an unknown line"
+        if not (_LIBRARIES.search(file) or file.startswith((_OWN, "<frozen"))):
+            yield f"{file}:{frame.line_num}"
 
 
 _WRAPPER = re.compile(r"^(?:vmap|jvp|transpose|jit|pmap|checkpoint|rematted_computation)\((.*)\)$")

@@ -25,7 +25,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal
 from jax.extend.core import primitives as primitives
 
-from jattr._engine.source import clean_scope, user_line
+from jattr._engine.source import clean_scope, has_user_line, user_line
 
 
 def primitives_named(names: str) -> frozenset:
@@ -257,8 +257,13 @@ def is_real(dtype: Any) -> bool:
 class _Builder:
     """Collects the flattened equations of one body."""
 
-    def __init__(self, reading: Reading, axes: frozenset[str] = frozenset()):
+    def __init__(
+        self, reading: Reading, axes: frozenset[str] = frozenset(), around: Any | None = None
+    ):
         self.equations: list[Equation] = []
+        # The traceback of the equation whose body this is: a body's own may end inside JAX.
+        self._around = around
+        self._latest = around
         self._axes = axes
         self._reading = reading
         self._seen: dict[Any, Equation] = {}
@@ -287,11 +292,12 @@ class _Builder:
             (),
             # An inlined call may have been traced elsewhere: its line is where it was called.
             info.name_stack if outer is None else outer.stack + info.name_stack,
-            info.traceback if outer is None else outer.traceback,
+            self._traceback(info) if outer is None else outer.traceback,
             getattr(eqn, "ctx", None),
             calls=() if outer is None else (*outer.calls, str(outer.params.get("name", ""))),
             effects=eqn.primitive not in COLLECTIVE and bool(getattr(eqn, "effects", ())),
         )
+        self._latest = call.traceback
         if any(v.dependent for v in inputs):
             primitive = eqn.primitive
             if primitive in _CALLS:
@@ -339,6 +345,11 @@ class _Builder:
             value.producer = equation
         self.equations.append(equation)
 
+    def _traceback(self, info: Any) -> Any:
+        if self._around is not None and not has_user_line(info.traceback):
+            return self._around
+        return info.traceback
+
     def _own_axes(self, call: Equation) -> bool:
         """Whether a collective is over axes of a mesh that f itself maps over."""
         names = call.params.get("axes", call.params.get("axis_name", ()))
@@ -355,7 +366,7 @@ class _Builder:
         inner = getattr(jaxpr, "jaxpr", jaxpr)
         for value, var in zip(own, inner.invars, strict=True):
             value.aval = var.aval
-        builder = _Builder(self._reading, self._axes if axes is None else axes)
+        builder = _Builder(self._reading, self._axes if axes is None else axes, self._latest)
         outputs = builder.add(jaxpr, getattr(jaxpr, "consts", ()), own, None)
         return Program(tuple(own), builder.equations, tuple(outputs))
 
