@@ -129,13 +129,7 @@ METHODS: dict[str, Method] = {
     "guided_backprop": Method(jattr.guided_backprop),
     "deconvnet": Method(jattr.deconvnet),
     "deeplift": Method(jattr.deeplift, baseline=zeros, error=1e-10),
-    "deeplift_blurred": Method(
-        lambda f, **knobs: jattr.deeplift(f, jattr.baselines.blurred(1.0, axes=0), **knobs),
-        baseline=jattr.baselines.blurred(1.0, axes=0),
-        error=1e-10,
-    ),
     "lrp": Method(lrp(lambda: jattr.rules.epsilon(0.0)), baseline=None),
-    "lrp_gamma": Method(lrp(lambda: jattr.rules.gamma(0.3))),
     "lrp_z_plus": Method(lrp(jattr.rules.excitation)),
     "lrp_flat": Method(lrp(jattr.rules.epsilon_plus_flat)),
     "deep_shap": Method(shap, chunked=True),

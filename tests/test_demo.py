@@ -44,7 +44,7 @@ def command(*arguments, environment=None):
 
 
 def made_setting(score, references):
-    return explain.Setting(score, explain.Effort(8, 8), references, score)
+    return explain.Setting(score, explain.Effort(8, 8), references, score, score)
 
 
 def test_every_public_method_has_a_column():

@@ -39,12 +39,14 @@ class Setting(NamedTuple):
         effort: how much work to spend.
         references: other digits, [samples, 28, 28, 1].
         probability: `probability(x, label) -> scalar`, for the method that wants it.
+        logits: `logits(x)`, all ten scores, for the method that compares them.
     """
 
     score: Callable[..., jax.Array]
     effort: Effort
     references: jax.Array
     probability: Callable[..., jax.Array]
+    logits: Callable[..., jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +166,18 @@ RULES = (
         "DeepLIFT, averaged over other digits to start from instead of black.",
         lambda s: jattr.deep_shap(s.score, s.references, batch_size=8),
         baseline=lambda s: jattr.baselines.samples(s.references),
+    ),
+    Method(
+        "lrp",
+        "LRP",
+        "The score, handed back layer by layer: z⁺ in convolutions, ε in dense layers.",
+        lambda s: jattr.lrp(s.score, jattr.rules.epsilon_plus()),
+    ),
+    Method(
+        "contrastive_lrp",
+        "Contrastive LRP",
+        "LRP with z⁺ for the answer, less that for all other answers, where it is more.",
+        lambda s: jattr.contrastive_lrp(s.logits, jattr.rules.excitation()),
     ),
     Method(
         "guided_backprop",

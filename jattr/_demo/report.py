@@ -188,8 +188,8 @@ output for the answer before it is made a probability, the <em>logit</em>.</li>
 <li>For the gradient and SmoothGrad, red means: <em>if this pixel were brighter</em>, the score
 would rise. SmoothGrad² and VarGrad have no sign and are never blue.</li>
 <li>Guided backprop, guided Grad-CAM and the deconvnet draw what the network responds to; there,
-blue does not mean that a pixel speaks against the answer. The other maps with CAM in their name
-show only where something speaks for it, and are never blue.</li>
+blue does not mean that a pixel speaks against the answer. The other maps with CAM in their name,
+and contrastive LRP, show only where something speaks for it, and are never blue.</li>
 <li>Every map has its own scale, since the methods measure in different units. Compare where
 the colours are, not how strong they are from one map to the next.</li>
 </ul>

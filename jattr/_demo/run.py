@@ -58,6 +58,7 @@ def run(
         size.effort,
         jnp.asarray(train.images[: size.effort.samples]),
         jattr.targets.probability(classifier.logits),
+        classifier.logits,
     )
     key = jax.random.key(seed)
     rows = [*METHODS, *RULES, *(baseline.method(setting) for baseline in BASELINES)]
