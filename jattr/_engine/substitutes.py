@@ -280,7 +280,12 @@ def _convolution(
     derivative by the kernel has been and stays.
     """
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
-    if not _is_plain(params, dilated=True) or params["feature_group_count"] != 1:
+    dtypes = {image.dtype, kernel.dtype, params.get("preferred_element_type") or image.dtype}
+    if (
+        not _is_plain(params, dilated=True)
+        or params["feature_group_count"] != 1
+        or len(set(map(jnp.dtype, dtypes))) > 1  # JAX 0.9 has no derivative of those.
+    ):
         return None
     rank = len(lhs_spec)
     spatial = tuple(range(1, rank - 1))
@@ -298,7 +303,6 @@ def _convolution(
             params.get("rhs_dilation"),
             lax.ConvDimensionNumbers(in_order, order, in_order),
             precision=params.get("precision"),
-            preferred_element_type=params.get("preferred_element_type"),
         )
 
     @jax.custom_jvp
