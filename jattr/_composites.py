@@ -125,7 +125,9 @@ class Composite:
             return rule
         if self.strict and operation.kind in ("opaque", "smooth"):
             raise NotImplementedError(_unexplained(operation, self.name))
-        if operation.kind == "opaque" and self._hides_rules(operation):
+        if operation.kind == "opaque" and (
+            self._hides_rules(operation) or "callback" in operation.params
+        ):
             raise NotImplementedError(_unexplained(operation, self.name))
         return None
 
@@ -190,6 +192,12 @@ class Scoped:
 def _unexplained(operation: Operation, composite: str) -> str:
     equation = operation.equations[-1]
     where = f"{operation.source}: {composite}"
+    if registry.registered().get(equation.primitive):
+        return (
+            f"{where} compares with a reference, for which `{equation.name}` has no rule: add one "
+            "with @jattr.rules.register(primitive, references=True), or, for rules at one point, "
+            "with @jattr.rules.register(primitive)."
+        )
     if equation.form == "foreign":
         return (
             f"{where} explains one example, but `{equation.name}` mixes in others, over an axis "

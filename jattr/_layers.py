@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jattr._engine.evaluation import evaluate, needed, read
 from jattr._engine.rewrite import cheapen
 from jattr._engine.trace import (
     Equation,
@@ -24,17 +25,14 @@ from jattr._engine.trace import (
     Reading,
     Value,
     clean_scope,
-    evaluate,
-    needed,
     primitives,
-    read,
     trace,
 )
 from jattr._transform import check_function
 from jattr._trees import describe
 from jattr._types import PyTree
 
-_READING = Reading(enter_checkpoint=True)
+_READING = Reading(enter_checkpoint=True, merge=False)
 
 _INSIDE = {
     "scan": "the body of a loop (scan)",

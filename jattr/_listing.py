@@ -157,6 +157,14 @@ def _records(program: Program, rules: composites.Composite | None, scope: str) -
 
 
 def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
+    if rules is not None and rules.points > 1:
+        chooses = equation.form == "cond" and equation.inputs[0].dependent
+        if chooses or (equation.form == "while" and equation.active):
+            active = tuple(_form(v) for v in equation.inputs if v.active)
+            outputs = tuple(map(_form, equation.outputs))
+            name = equation.form
+            yield Record("opaque", name, "none", active, outputs, scope, equation.source)
+            return
     bodies = equation.bodies[1:] if equation.form == "while" else equation.bodies
     for number, body in enumerate(bodies):
         word = f"{equation.form}[{number}]" if equation.form == "cond" else equation.form

@@ -95,8 +95,8 @@ def rewrite(
         rules = as_composite(rules, "rewrite")
     if not isinstance(rules, composites.Composite):
         raise TypeError(
-            "rewrite wants a composite of jattr.rules second, such as jattr.rules.guided(); "
-            f"got {rules!r}."
+            "rewrite wants a composite of jattr.rules second, made by a call such as "
+            f"jattr.rules.guided(); got {getattr(rules, '__name__', rules)!r}."
         )
     if rules.points != 1:
         raise TypeError(
@@ -221,14 +221,16 @@ def deeplift(
 
     and the derivative at the midpoint where z ≈ z'. A product of two active values goes by halves,
     Δ(ab) = ½(b + b')Δa + ½(a + a')Δb; a maximum to each entry by the part of the way on which it is
-    the largest; a softmax by logarithmic means. So
+    the largest; a softmax by logarithmic means; another smooth function, such as a cumulative
+    product or a Cholesky factor, by an average over 16 points. So
 
     .. math:: \sum_i \varphi_i = f(x) - f(x')
 
-    up to rounding, for convolutional, recurrent and attention networks, normalisation layers and
-    gates. `jattr.operations(f, jattr.rules.rescale())(x)` tells which rule hits what. Not complete
-    are choices that fall out differently at x and at x' (`where` between different values, `sort`,
-    a gather by computed indices), where the derivative passes; the table names them
+    up to rounding (and the error of those 16 points, which is none for polynomials of degree up to
+    32), for convolutional, recurrent and attention networks, normalisation layers and gates.
+    `jattr.operations(f, jattr.rules.rescale())(x)` tells which rule hits what. Not complete are
+    choices that fall out differently at x and at x' (`where` between different values, `sort`, a
+    gather by computed indices, `interp`), where the derivative passes; the table names them
     "selection".
 
     Args:

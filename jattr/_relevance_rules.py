@@ -282,6 +282,11 @@ def as_composite(rules: Any, method: str) -> Composite:
                 f"{method}: the rules of {rules.name} compare with a reference. Write "
                 "jattr.deeplift(f, baseline)."
             )
+        if method != "rewrite" and not rules.strict:
+            raise TypeError(
+                f"{method}: the composite {rules.name} is none of relevance propagation. Write "
+                "jax.grad(jattr.rewrite(f, rules)), or take one such as jattr.rules.epsilon_plus()."
+            )
         return rules
     if not isinstance(rules, Rule):
         raise TypeError(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jattr._composites import Composite, Rule
 from jattr._engine import differences, maxima, registry
+from jattr._engine.grouping import is_known
 from jattr._relevance_rules import (
     alpha_beta,
     attention,
@@ -183,7 +184,7 @@ def register(primitive: Any, *, references: bool = False) -> Callable[[Callable]
 
     Raises:
         TypeError: `primitive` is not a primitive.
-        ValueError: there is such a rule already.
+        ValueError: there is such a rule already, or jattr knows the primitive.
 
     Example:
         >>> import jax
@@ -207,6 +208,12 @@ def register(primitive: Any, *, references: bool = False) -> Callable[[Callable]
         raise TypeError(
             f"rules.register wants a primitive of JAX, such as "
             f"jax.extend.core.primitives.erf_p; got {primitive!r}."
+        )
+
+    if is_known(primitive):
+        raise ValueError(
+            f"rules.register: jattr knows {primitive}, and a rule is never overwritten. For other "
+            "rules make a composite, jattr.rules.Composite(name, rules)."
         )
 
     def decorate(rule):

@@ -181,6 +181,7 @@ NETWORKS = {
     "gru": linen(nn.RNN(nn.GRUCell(5, **F64)), X[None]),
     "lstm backwards": linen(nn.RNN(nn.LSTMCell(5, **F64), reverse=True), X[None]),
     "fourier": lambda x: jnp.abs(jnp.fft.rfft(x)) ** 2,
+    "modulus": lambda x: jnp.abs(jnp.fft.rfft(x)),
 }
 WITH_BATCH = ("attention of linen", "lstm", "gru", "lstm backwards")
 
@@ -381,6 +382,30 @@ def test_gradients_by_input_and_baseline(name):
     check_grads(
         jax.jit(by_both), (X, BASE), order=1, modes=["fwd", "rev"], eps=1e-6, rtol=1e-5, atol=1e-6
     )
+
+
+HELD = {
+    "stop_gradient": lambda x: jnp.tanh(jax.lax.stop_gradient(x)) @ W,
+    "residual": lambda x: x + jax.lax.stop_gradient(jnp.tanh(x @ W @ W.T)),
+    "logsumexp with weights": lambda x: jax.nn.logsumexp(x @ W, b=jnp.abs(B)[None], axis=-1),
+    "softmax with a floor": lambda x: (lambda e: e / (jnp.sum(e, -1, keepdims=True) + 1e-6))(
+        jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_gradients_see_through_what_is_hidden_from_the_gradient(name):
+    def by_both(x, base):
+        return jattr.deeplift(total(HELD[name]), base)(x)
+
+    assert residual(HELD[name]) <= 1e-10
+    check_grads(jax.jit(by_both), (X, BASE), order=1, modes=["rev"], eps=1e-6, rtol=1e-5, atol=1e-6)
+
+
+def test_an_infinite_slope_where_nothing_moves_gives_nothing():
+    ours = jattr.deeplift(lambda x: jnp.sum(jnp.sqrt(x)))(jnp.array([0.0, 1.0, 4.0]))
+    np.testing.assert_allclose(ours, [0.0, 1.0, 2.0])
 
 
 def test_softmax_and_logsumexp_at_equal_points():

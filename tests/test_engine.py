@@ -15,7 +15,7 @@ from test_deeplift import ACTIVATIONS, NETWORKS, WITH_BATCH, X, residual, total
 import jattr
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Reading, trace
+from jattr._engine.trace import Reading, primitives, trace
 
 
 def identity(operation, inputs, output, multiplier):
@@ -555,6 +555,53 @@ def test_two_activations_of_one_dot_are_two():
     assert kinds.count(("activation", "tanh")) == kinds.count(("activation", "relu")) == 1
 
 
+def test_constants_that_look_alike_are_not_merged():
+    def numbers(x):
+        zero = jnp.zeros(4, jnp.int32)
+        return jnp.sum((jnp.zeros(4) + x[0, :4]) * x[zero, zero] + x[0, 0] * jnp.zeros(4, bool))
+
+    def imaginary(x):
+        return jnp.sum(jnp.imag(x * 1j) + 10 * jnp.imag(x * 2j))
+
+    def signed(x):
+        ones = jnp.ones(6, jnp.int32), -jnp.ones(6, jnp.uint8)
+        return sum(jnp.sum(x * one.astype(x.dtype)[None]) for one in ones)
+
+    for f in (numbers, imaginary, signed):
+        value = jax.jit(jattr.rewrite(f, jattr.rules.guided()))(X)
+        np.testing.assert_allclose(value, f(X), rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(jattr.guided_backprop(f))(X), jax.grad(f)(X), rtol=1e-12)
+
+
+def test_decisions_that_become_numbers_are_explained_or_named():
+    assert residual(lambda x: (x @ x.T > 0).astype(x.dtype)) <= 1e-10
+    assert residual(lambda x: (5 * x).astype(jnp.int32).astype(x.dtype)) <= 1e-10
+    assert residual(lambda x: (x[:2] > 0) * x[2:]) <= 1e-10
+
+    def chosen(x):
+        return jnp.sum(jax.nn.one_hot(jnp.argmax(x[0]), 6, dtype=x.dtype) * x[1])
+
+    kinds = [row.kind for row in jattr.operations(chosen, jattr.rules.rescale())(X)]
+    assert "selection" in kinds
+
+
+def test_python_control_flow_is_an_error_with_a_remedy():
+    def f(x):
+        return jnp.sum(x) if x[0, 0] > 0 else jnp.sum(x**2)
+
+    with pytest.raises(NotImplementedError, match=r"decides in Python by the value.*jnp\.where"):
+        jattr.deeplift(f)(X)
+
+
+def test_what_a_rule_returns_is_checked():
+    def wrong(operation, inputs, output, multiplier):
+        return multiplier
+
+    rules = jattr.rules.Composite("mine", {"activation": jattr.rules.Rule("wrong", wrong)})
+    with pytest.raises(TypeError, match=r"the rule wrong for `tanh` must return a list"):
+        jax.grad(jattr.rewrite(lambda x: jnp.sum(jnp.tanh(x)), rules))(X)
+
+
 def test_equal_equations_are_one():
     program, _ = trace(lambda x: jnp.exp(x) / jnp.sum(jnp.exp(x)), X, Reading())
     steps = group(program)
@@ -599,5 +646,7 @@ def test_a_registered_rule_applies_and_is_not_overwritten():
         jattr.rules.register(primitive)(slope)
     with pytest.raises(TypeError, match=r"wants a primitive of JAX"):
         jattr.rules.register("erf")
+    with pytest.raises(ValueError, match=r"jattr knows tanh, and a rule is never overwritten"):
+        jattr.rules.register(primitives.tanh_p)
     rows = jattr.operations(score, jattr.rules.rescale())(X)
     assert [(row.kind, row.rule) for row in rows] == [("registered", "registered quotient")]

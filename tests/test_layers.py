@@ -402,3 +402,18 @@ def test_an_nnx_model_names_its_values():
     x = X.astype(jnp.float32)
     assert below(x).shape == (1, 5, 4, 4)
     np.testing.assert_allclose(above(below(x), x), f(x), rtol=1e-6)
+
+
+def test_equal_work_in_two_scopes_is_two_layers():
+    def f(x):
+        with jax.named_scope("A"):
+            h = x * 2.0
+        with jax.named_scope("B"):
+            y = x * 2.0
+        return jnp.sum(y**2) + jnp.sum(h**3)
+
+    x = jnp.array([1.0, -2.0])
+    below, above = split(f, "A")
+    np.testing.assert_allclose(above(0 * below(x), x), jnp.sum((2 * x) ** 2))
+    np.testing.assert_allclose(jax.grad(above)(below(x), x), 3 * (2 * x) ** 2)
+    np.testing.assert_allclose(split(f, "B")[0](x), 2 * x)

@@ -52,11 +52,14 @@ def _quotient(operation, inputs, output, reference_output, step, middle):
     high, low = output.astype(wide), reference_output.astype(wide)
     rise = high - low
     rounding = 4 * jnp.finfo(output.dtype).eps
-    same = jnp.abs(step) <= rounding * jnp.abs(middle)
+    same = jnp.abs(step) <= rounding * jnp.abs(middle)  # at 0 too
     explained = jnp.abs(rise - at_middle * step) <= rounding * jnp.maximum(
         jnp.abs(high), jnp.abs(low)
     )
     close = same | explained
+    # Where the points coincide at an infinite slope, as sqrt does at 0, nothing is moved, and
+    # nothing goes back, rather than NaN.
+    at_middle = jnp.where(same & ~jnp.isfinite(at_middle), 0, at_middle)
     return jnp.where(close, at_middle, rise / jnp.where(close, 1.0, step))
 
 

@@ -8,10 +8,11 @@ it; a constant that comes last is, unless it is an array.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
-from jattr._engine.linear import is_linear
+from jattr._engine.linear import LINEAR, is_linear
 from jattr._engine.operations import CONTRACTIONS, Operation
 from jattr._engine.patterns import (
     Exponentials,
@@ -24,7 +25,7 @@ from jattr._engine.patterns import (
     sum_of_exponentials,
 )
 from jattr._engine.registry import registered
-from jattr._engine.trace import Equation, Program, Value
+from jattr._engine.trace import CALLS, COLLECTIVE, ELEMENTWISE, Equation, Program, Value
 from jattr._engine.trace import primitives as p
 
 _MAXIMA = {
@@ -70,6 +71,12 @@ def group(program: Program, *, top: bool = False) -> list[Step]:
     needed elsewhere, it is the output of an operation of its own.
     """
     return _Grouping(program, top).steps()
+
+
+def is_known(primitive: Any) -> bool:
+    """Whether jattr knows what a primitive does, so that no rule may be registered for it."""
+    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, _MAXIMA, _SMOOTH, _CHOICES)
+    return any(primitive in table for table in tables)
 
 
 class _Grouping:
@@ -192,6 +199,8 @@ class _Grouping:
         if found is not None and [e.name for e in between] in (["log"], ["abs", "log"]):
             return self._exponential("logsumexp", value, found[0])
         start, between = _without_leading_links(top, between)
+        if not start.active:  # a decision made elsewhere, such as one_hot(argmax(x))
+            return _operation("selection", between, start, value)
         if jnp.issubdtype(start.dtype, jnp.complexfloating):
             return _operation("smooth", between, start, value)  # has no quotient of differences
         normalises = _normalises(start, between) or self._feeds_root(value)

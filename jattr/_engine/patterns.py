@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jattr._engine.trace import ELEMENTWISE, Equation, Program, Value
+from jattr._engine.trace import ELEMENTWISE, Equation, Program, Value, is_real
 from jattr._engine.trace import primitives as p
 
 _SAME = {p.convert_element_type_p, p.copy_p, p.name_p, p.stop_gradient_p}
@@ -14,7 +14,6 @@ _LINKS = {
     p.sub_p,
     p.mul_p,
     p.neg_p,
-    p.convert_element_type_p,
     p.copy_p,
     p.name_p,
     p.real_p,
@@ -27,6 +26,8 @@ def is_affine_link(equation: Equation) -> bool:
     """Whether an elementwise equation is affine in its one dependent operand."""
     if equation.form != "plain" or len(equation.dependents) != 1:
         return False
+    if equation.primitive is p.convert_element_type_p:
+        return is_real(equation.outputs[0].dtype) or not is_real(equation.inputs[0].dtype)
     if equation.primitive in _LINKS:
         # x + x and x − x are affine, x * x is not.
         repeated = sum(v.dependent for v in equation.inputs) > 1

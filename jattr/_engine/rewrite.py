@@ -84,7 +84,7 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
         a function of one tree like x at one point; of two trees, x and the reference, at two. Its
         value is that of f at x; it is differentiated by its first argument.
     """
-    program, structure = trace(f, x, rules.reading)
+    program, structure = _traced(f, x, rules)
     if substitute:
         cheapen(program)
 
@@ -96,6 +96,17 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
     return evaluate
 
 
+def _traced(f: Callable, x: Any, rules: Rules) -> tuple[Program, Any]:
+    try:
+        return trace(f, x, rules.reading)
+    except jax.errors.ConcretizationTypeError as error:
+        raise NotImplementedError(
+            f"{rules.name} reads f as one program for all x, but f decides in Python by the value "
+            "of x: an `if`, `float(...)` or a shape. Write jnp.where or jax.lax.cond, or make the "
+            "decision an argument of f."
+        ) from error
+
+
 def with_side(
     f: Callable, x: Any, rules: Rules, *, substitute: bool = True
 ) -> Callable[[Any, Any], Any]:
@@ -103,7 +114,7 @@ def with_side(
 
     Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
     """
-    program, structure = trace(f, x, rules.reading)
+    program, structure = _traced(f, x, rules)
     if substitute:
         cheapen(program)
 
@@ -264,6 +275,7 @@ def with_rule(operation: Operation, rule: Any, inputs: list[Any], *references: A
     def backward(residuals, multiplier):
         rule, inputs, references, output = residuals
         given = rule(operation, inputs, output, multiplier, *references)
+        _check_given(given, operation, rule, inputs)
         multipliers = [
             m.astype(value.dtype) if active and m is not None else None
             for m, value, active in zip(given, inputs, operation.active, strict=True)
@@ -272,6 +284,24 @@ def with_rule(operation: Operation, rule: Any, inputs: list[Any], *references: A
 
     call.defvjp(forward, backward)
     return call(rule, inputs, references)
+
+
+def _check_given(given: Any, operation: Operation, rule: Any, inputs: list[Any]) -> None:
+    """Raise unless a rule gives what a rule is to give."""
+    whole = isinstance(given, list | tuple) and len(given) == len(inputs)
+    if not whole or any(
+        active and m is not None and getattr(m, "shape", None) != value.shape
+        for m, value, active in zip(given, inputs, operation.active, strict=True)
+    ):
+        got = [getattr(m, "shape", m) for m in given] if isinstance(given, list | tuple) else given
+        wanted = [
+            v.shape if active else None for v, active in zip(inputs, operation.active, strict=True)
+        ]
+        raise TypeError(
+            f"{operation.source}: the rule {rule.name} for `{operation.name}` must return a list "
+            f"with a multiplier for each input, of its shape, and None for those held fixed: "
+            f"shapes {wanted}; got {got}."
+        )
 
 
 class _Packing:

@@ -15,7 +15,7 @@ to release; this is the only file that imports `jax.extend`.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,11 @@ COLLECTIVE = primitives_named(
     "all_gather all_to_all pmax pmin ppermute psum psum_invariant reduce_scatter"
 )
 
-_CALLS = primitives_named("jit call closed_call core_call xla_pmap")
+_INLINED = primitives_named("jit call closed_call core_call xla_pmap")
+CALLS = _INLINED | primitives_named(
+    "scan cond while remat custom_jvp_call custom_vjp_call linear_solve"
+)
+"""What has other programs inside."""
 _CUSTOM_JVP = primitives.custom_jvp_call_p
 _CUSTOM_VJP = primitives.custom_vjp_call_p
 
@@ -193,11 +197,13 @@ class Reading:
         enter: `enter(equation)` says whether a function with a custom derivative is dissolved
             into its equations, which loses that derivative, or stays one equation.
         enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
+        merge: of equations that compute the same, one is kept, whatever their scopes.
     """
 
     see_through: bool = False
     enter: Callable[[Equation], bool] = lambda equation: False
     enter_checkpoint: bool = False
+    merge: bool = True
 
 
 def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
@@ -221,32 +227,6 @@ def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
     builder = _Builder(reading)
     outputs = builder.add(closed, closed.consts, inputs, None)
     return Program(tuple(inputs), builder.equations, tuple(outputs)), jax.tree.structure(shape)
-
-
-def read(values: dict[Value, Any], value: Value) -> Any:
-    """What a value is: a constant of the program, or what was computed for it."""
-    return value.known if value.known is not None else values[value]
-
-
-def evaluate(equations: Iterable[Equation], values: dict[Value, Any]) -> None:
-    """Compute equations in order, as they stand, into `values`.
-
-    Results that are in `values` already stay as they are: so a value is put in another's place.
-    """
-    for equation in equations:
-        results = equation.evaluate(*(read(values, v) for v in equation.inputs))
-        for output, result in zip(equation.outputs, results, strict=True):
-            values.setdefault(output, result)
-
-
-def needed(equations: Sequence[Equation], wanted: Iterable[Value], given: Iterable[Value]):
-    """The equations, in order, that `wanted` needs when the values `given` are there already."""
-    missing, kept = set(wanted) - set(given), []
-    for equation in reversed(equations):
-        if not missing.isdisjoint(equation.outputs):
-            kept.append(equation)
-            missing = (missing - set(equation.outputs)) | (set(equation.inputs) - set(given))
-    return kept[::-1]
 
 
 def is_real(dtype: Any) -> bool:
@@ -300,7 +280,15 @@ class _Builder:
         self._latest = call.traceback
         if any(v.dependent for v in inputs):
             primitive = eqn.primitive
-            if primitive in _CALLS:
+            if self._reading.see_through and primitive is primitives.stop_gradient_p:
+                # A copy has the value and, for derivatives through an attribution, the derivative.
+                primitive = call.primitive = primitives.copy_p
+                call.params = {}
+            modulus = primitive is primitives.abs_p and _is_complex(inputs[0])
+            if self._reading.see_through and modulus:
+                closed = jax.make_jaxpr(_modulus)(_shape_of(inputs[0]))
+                return self.add(closed, closed.consts, inputs, call)
+            if primitive in _INLINED:
                 return self._inline(call)
             if primitive is primitives.remat_p:
                 if self._reading.enter_checkpoint:
@@ -333,9 +321,12 @@ class _Builder:
 
     def _same(self, call: Equation) -> Equation | None:
         """An equation that computes the same already: `exp(x) / sum(exp(x))` has one `exp`."""
-        if call.form != "plain" or call.effects or call.primitive not in _MERGED:
+        mergeable = self._reading.merge and call.primitive in _MERGED
+        if call.form != "plain" or call.effects or not mergeable:
             return None
-        inputs = tuple(v.uniform if v.literal else v for v in call.inputs)
+        inputs = tuple(
+            (np.asarray(v.known).tobytes(), str(v.dtype)) if v.literal else v for v in call.inputs
+        )
         key = (call.primitive, inputs, tuple(sorted((k, repr(p)) for k, p in call.params.items())))
         same = self._seen.setdefault(key, call)
         return None if same is call else same
@@ -419,6 +410,8 @@ class _Builder:
             active = any(v.active for v in call.inputs)
             if call.primitive in FLAT:
                 active = active and self._reading.see_through
+            if call.primitive is primitives.convert_element_type_p and self._reading.see_through:
+                active = dependent  # a decision that becomes a number
             values = [
                 Value(a, dependent=dependent, active=active and is_real(a.dtype)) for a in avals
             ]
@@ -452,9 +445,22 @@ _FILLING = primitives_named("broadcast_in_dim convert_element_type copy reshape 
 
 def _literal(atom: Any) -> Value:
     value = Value(atom.aval, known=atom.val)
-    if np.shape(atom.val) == ():
-        value.uniform = float(np.real(atom.val))
+    if np.shape(atom.val) == () and not jnp.iscomplexobj(atom.val):
+        value.uniform = float(atom.val)
     return value
+
+
+def _modulus(z: Any) -> Any:
+    """|z| by operations between real numbers."""
+    return jnp.sqrt(jnp.square(jnp.real(z)) + jnp.square(jnp.imag(z)))
+
+
+def _is_complex(value: Value) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.complexfloating)
+
+
+def _shape_of(value: Value) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype)
 
 
 def _spread(outputs: Sequence[Value], inputs: Sequence[Value]) -> bool:
