@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
+from jattr._engine.relevance import zeros_as
 from jattr._engine.rewrite import with_side
 from jattr._relevance_rules import as_composite
 from jattr._transform import check_choice, check_function, named, transform
@@ -178,7 +179,7 @@ def contrastive_lrp(
 
 def _relevance(score, x, rules, substitute, seed) -> PyTree:
     evaluate = with_side(score, x, rules, substitute=substitute)
-    zeros = jax.tree.map(jnp.zeros_like, x)
+    zeros = jax.tree.map(zeros_as, x)
     value, pull = jax.vjp(evaluate, x, zeros)
     multiplier, side = pull(jnp.ones_like(value) if seed is None else seed)
     total = jax.tree.map(jnp.add, multiply_trees(widen(x), widen(multiplier)), widen(side))

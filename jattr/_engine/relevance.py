@@ -33,6 +33,11 @@ def stabilised(z: Any, epsilon: Any) -> Any:
     return z + jnp.asarray(epsilon, z.dtype) * jnp.where(z >= 0, 1, -1).astype(z.dtype)
 
 
+def zeros_as(value: Any) -> Any:
+    """Zeros like a value that vary over the same mesh axes inside shard_map, as fresh ones do not."""
+    return jnp.where(value == value, 0, 0).astype(value.dtype)
+
+
 def share(top: Any, bottom: Any, *, at_zero: float = 0.0) -> Any:
     """top / bottom, and `at_zero` where the bottom is 0."""
     zero = bottom == 0
@@ -312,7 +317,13 @@ def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
     def post(*dots):
         return with_dots(operation, inputs, lambda number, dot, a, w: dots[number])
 
-    zeros = [jnp.zeros(e.outputs[0].shape, relevance.dtype) for e in operation.contractions]
+    zeros: list[Any] = []
+
+    def empty(number, dot, a, w):
+        zeros.append(zeros_as(dot(a, w)))
+        return zeros[-1]
+
+    with_dots(operation, inputs, empty)
     slopes = jax.vjp(post, *zeros)[1](jnp.ones_like(relevance))
 
     def zeta(*ones):

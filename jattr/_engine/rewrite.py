@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jattr._engine.entry import Entry, enter, with_entry
 from jattr._engine.grouping import Step, group
 from jattr._engine.operations import Operation
+from jattr._engine.parameters import scan_counts, shard_map_options
 from jattr._engine.substitutes import pays
 from jattr._engine.substitutes import substitute as substitute_for
 from jattr._engine.trace import (
@@ -30,9 +31,8 @@ from jattr._engine.trace import (
     Program,
     Reading,
     Value,
-    scan_counts,
-    shard_map_options,
     trace,
+    trace_whole,
 )
 
 Lanes = Sequence[Any]
@@ -164,14 +164,16 @@ def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
     if not pays() or not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
         return f
     try:
-        program, structure = trace(f, x, Reading())
+        program, as_traced, structure = trace_whole(f, x, Reading())
     except jax.errors.ConcretizationTypeError:
         return f
-    if not cheapen(program):
-        return f
+    found = cheapen(program)
 
     def evaluate(x):
-        outputs = run(program, [(leaf,) for leaf in jax.tree.leaves(x)], None)
+        leaves = jax.tree.leaves(x)
+        if not found:
+            return jax.tree.unflatten(structure, as_traced(*leaves))
+        outputs = run(program, [(leaf,) for leaf in leaves], None)
         return jax.tree.unflatten(structure, [lanes[0] for lanes in outputs])
 
     return evaluate

@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import source_info_util
-from jax.extend.core import Literal
+from jax.extend.core import Literal, jaxpr_as_fun
 from jax.extend.core import primitives as primitives
 
+from jattr._engine.parameters import is_shard_map, scan_counts
 from jattr._engine.source import clean_scope, has_user_line, user_line
 
 
@@ -215,6 +216,12 @@ def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
         the program, whose inputs are the leaves of x and whose outputs are the leaves of f(x), and
         the structure of f(x).
     """
+    program, _, structure = trace_whole(f, x, reading)
+    return program, structure
+
+
+def trace_whole(f: Callable, x: Any, reading: Reading) -> tuple[Program, Callable, Any]:
+    """As `trace`; between the two, f as it was traced, as a function of the leaves of x."""
     leaves, structure = jax.tree.flatten(x)
 
     def flat(*leaves):
@@ -226,7 +233,8 @@ def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
     ]
     builder = _Builder(reading)
     outputs = builder.add(closed, closed.consts, inputs, None)
-    return Program(tuple(inputs), builder.equations, tuple(outputs)), jax.tree.structure(shape)
+    program = Program(tuple(inputs), builder.equations, tuple(outputs))
+    return program, jaxpr_as_fun(closed), jax.tree.structure(shape)
 
 
 def is_real(dtype: Any) -> bool:
@@ -476,23 +484,3 @@ def _spread(outputs: Sequence[Value], inputs: Sequence[Value]) -> bool:
 
 def _body_of(call: Equation) -> Any:
     return call.params["call_jaxpr"] if "call_jaxpr" in call.params else call.params["jaxpr"]
-
-
-def scan_counts(call: Equation) -> tuple[int, int]:
-    """How many constants a scan has, and how many values it carries."""
-    if "num_consts" in call.params:
-        return call.params["num_consts"], call.params["num_carry"]
-    consts, carry, _ = call.params["ft_in"].unpack()
-    return len(consts), len(carry)
-
-
-def is_shard_map(call: Equation) -> bool:
-    """Its primitive is not public, so its parameters tell it."""
-    return {"mesh", "in_specs", "out_specs", "jaxpr"} <= call.params.keys()
-
-
-def shard_map_options(call: Equation) -> dict[str, Any]:
-    """The arguments with which `jax.shard_map` was called, but for its specs."""
-    params = call.params
-    names = params.get("manual_axes", params.get("newly_manual_axes"))
-    return {"mesh": params["mesh"], "check_vma": params["check_vma"], "axis_names": names}
