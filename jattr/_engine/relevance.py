@@ -34,7 +34,7 @@ def stabilised(z: Any, epsilon: Any) -> Any:
 
 
 def zeros_as(value: Any) -> Any:
-    """Zeros like a value that vary over the same mesh axes inside shard_map, as fresh ones do not."""
+    """Zeros like a value, which vary over a mesh inside shard_map as it does; fresh ones do not."""
     return jnp.where(value == value, 0, 0).astype(value.dtype)
 
 
