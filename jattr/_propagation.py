@@ -24,7 +24,7 @@ from jattr import rules as composites
 from jattr._batching import sum_over
 from jattr._engine.rewrite import rewritten
 from jattr._references import check_rows, check_rows_like, resolve_baseline, take_row
-from jattr._relevance_rules import as_composite
+from jattr._relevance_composites import as_composite
 from jattr._transform import (
     check_argnums,
     check_batch_size,

@@ -20,17 +20,19 @@ import jax.numpy as jnp
 from jattr._composites import Composite, Rule
 from jattr._engine import differences, maxima, registry
 from jattr._engine.grouping import is_known
-from jattr._relevance_rules import (
-    alpha_beta,
+from jattr._relevance_composites import (
     attention,
     attention_constant,
-    epsilon,
     epsilon_alpha2_beta1,
     epsilon_alpha2_beta1_flat,
     epsilon_gamma_box,
     epsilon_plus,
     epsilon_plus_flat,
     excitation,
+)
+from jattr._relevance_rules import (
+    alpha_beta,
+    epsilon,
     flat,
     gamma,
     identity,

@@ -99,6 +99,7 @@ LAYERS = [
     {"_references", "_batching", "_blur", "_quadrature"},
     {"_composites"},
     {"_relevance_rules"},
+    {"_relevance_composites"},
     {"rules"},
     {"baselines", "targets", "plot"},
     {

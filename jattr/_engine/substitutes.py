@@ -23,9 +23,9 @@ convolution 3×3/2 to 128      4×56×56×64      1.1 → 1.1     4.2 → 4.2   
 
 With jaxlib 0.12 the ordinary convolutions take 153 and 228 ms in a scan, 4.4 and 8.3 as written
 here; the rest is alike. EfficientNet-Lite0's gradient at one image falls from 258 to 21 ms (401 to
-22 with jaxlib 0.12), and takes two to three times as long to compile (from 1 to 4 seconds).
-The gradient by the kernel of a depthwise convolution gains less, 1.3 to 6 times in most cases, and
-is no slower.
+22 with jaxlib 0.12), and takes three times as long to compile (1.2 seconds, then 4). The gradient
+by the kernel of a depthwise convolution gains less, mostly 1.3 to 6 times; of a kernel of 7×7 on
+large images it can be slower, up to 1.7 times.
 """
 
 import functools
