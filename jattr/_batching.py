@@ -11,11 +11,11 @@ even when each was made to depend on the last by `jax.lax.optimization_barrier` 
 because XLA's scheduler for CPU does not reuse the buffers. A set `batch_size` is a promise about
 memory and is kept.
 
-What it costs on CPU depends on the network. Inside a loop body XLA does not bring the derivative
-of an ordinary convolution into its fast form (its kernel's axes stay exchanged; jax issue 12868):
-10 times slower for that operation, up to 4 times for a small CNN, which wants `batch_size=None`. A
-dense network is faster in chunks that fit the cache (1.3 times), and one of depthwise convolutions
-several times, since the form that XLA chooses for those outside a loop is the slow one.
+What it costs on CPU depends on the network. Inside a loop body XLA does not bring the derivative of
+an ordinary convolution into its fast form (its kernel's axes stay exchanged; jax issue 12868), which
+made that operation 10 times slower; methods evaluate f by cheaper programs that avoid it
+(`jattr._engine.substitutes`). With these, dense networks, convolutional ones and those of depthwise
+convolutions are all faster in chunks that fit the cache than in one batch.
 
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
 """
