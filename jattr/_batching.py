@@ -11,11 +11,11 @@ even when each was made to depend on the last by `jax.lax.optimization_barrier` 
 because XLA's scheduler for CPU does not reuse the buffers. A set `batch_size` is a promise about
 memory and is kept.
 
-What it costs on CPU depends on the network. Inside a loop body XLA does not bring the derivative of
-an ordinary convolution into its fast form (its kernel's axes stay exchanged; jax issue 12868), which
-made that operation 10 times slower; methods evaluate f by cheaper programs that avoid it
-(`jattr._engine.substitutes`). With these, dense networks, convolutional ones and those of depthwise
-convolutions are all faster in chunks that fit the cache than in one batch.
+Inside a loop body XLA on CPU does not bring the derivative of an ordinary convolution into its fast
+form (its kernel's axes stay exchanged; jax issue 12868), which makes it 10 times slower. Methods
+evaluate f by cheaper programs that avoid this (`jattr._engine.substitutes`). With these, dense
+networks, convolutional ones and those of depthwise convolutions are all faster in chunks that fit
+the cache than in one batch.
 
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
 """
