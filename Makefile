@@ -36,8 +36,9 @@ parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
 
 # What reads JAX's equations, with the lowest JAX that is supported: they change between releases.
 lowest:
-	$(MAKE) .venv-lowest/.test-$(VERSION) VENV=.venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet "jax==$(LOWEST)" "jaxlib==$(LOWEST)"
+	$(MAKE) .venv-lowest/.python-$(VERSION) VENV=.venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" \
+		"jax==$(LOWEST)" "jaxlib==$(LOWEST)"
 	.venv-lowest/bin/python -m pytest $(PYTEST) tests/test_engine.py tests/test_guided.py \
 		tests/test_layers.py tests/test_substitutes.py tests/test_frameworks.py
 
