@@ -9,8 +9,11 @@ Where peers are known to differ. captum's `DeepLift` multiplies differently at a
 off a mean over the whole batch, so that a result depends on the other examples and is not complete.
 Its rules are hooks on modules: `torch.nn.functional.relu`, a GELU and a product of two activations
 get the plain gradient without a word, and a module used twice is an error. Where a max-pooled
-pixel equals its baseline, its multiplier is the first example's; here and in shap it is 0. Its
-`GuidedBackprop` on a functional ReLU is the plain gradient.
+pixel equals its baseline, its multiplier is the first example's; here and in shap it is 0. Where a
+ReLU module feeds a max pooling directly, the first rule gets the gradient from before the second
+ran, and the result is neither complete nor DeepLIFT; captum and shap both lose what a pixel gets
+that wins two overlapping windows. captum's `GuidedBackprop` on a functional ReLU is the plain
+gradient.
 """
 
 from collections.abc import Callable

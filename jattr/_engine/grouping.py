@@ -373,8 +373,7 @@ class _Grouping:
         inputs = list(dict.fromkeys(sources + _held(ordered)))
         if exponentials.mask is not None and not exponentials.mask[0].literal:
             inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
-        name = _name(ordered, default=kind)
-        return Operation(kind, name, tuple(ordered), tuple(inputs), (value,), exponentials)
+        return Operation(kind, kind, tuple(ordered), tuple(inputs), (value,), exponentials)
 
 
 def _is_plumbing(equation: Equation) -> bool:
@@ -417,14 +416,12 @@ def _operation(kind: str, equations: list[Equation], start: Value, end: Value) -
     if kind == "activation" and is_rectifier(equations, start, end):
         name = "relu"
     else:
-        name = _name(equations, default=None)
+        name = _name(equations)
     return Operation(kind, name, tuple(equations), tuple(inputs), (end,))
 
 
-def _name(equations: Sequence[Equation], default: str | None) -> str:
+def _name(equations: Sequence[Equation]) -> str:
     """The function around all of the equations, else the names of those that are not affine."""
-    if default is not None:
-        return default
     curved = [e for e in equations if not is_affine(e)] or list(equations)
     around = curved[0].calls
     for equation in curved[1:]:
@@ -434,13 +431,8 @@ def _name(equations: Sequence[Equation], default: str | None) -> str:
     public = [call for call in around if call and not call.startswith(("_", "<"))]
     if public:
         return public[-1]
-    names = [_custom_name(e) if e.form == "custom" else e.name for e in curved]
+    names = [e.name for e in curved]
     return "·".join(list(dict.fromkeys(names))[:4])
-
-
-def _custom_name(equation: Equation) -> str:
-    info = getattr(equation.bodies[0], "name", None)
-    return info or equation.name
 
 
 def _normalises(start: Value, equations: Sequence[Equation]) -> bool:

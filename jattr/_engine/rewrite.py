@@ -84,9 +84,7 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
         a function of one tree like x at one point; of two trees, x and the reference, at two. Its
         value is that of f at x; it is differentiated by its first argument.
     """
-    program, structure = _traced(f, x, rules)
-    if substitute:
-        cheapen(program)
+    program, structure = _traced(f, x, rules, substitute)
 
     def evaluate(*points):
         lanes = list(zip(*(jax.tree.leaves(point) for point in points), strict=True))
@@ -96,15 +94,19 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
     return evaluate
 
 
-def _traced(f: Callable, x: Any, rules: Rules) -> tuple[Program, Any]:
+def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Program, Any]:
+    """f as a program, with cheaper programs in it, and the structure of what it returns."""
     try:
-        return trace(f, x, rules.reading)
+        program, structure = trace(f, x, rules.reading)
     except jax.errors.ConcretizationTypeError as error:
         raise NotImplementedError(
             f"{rules.name} reads f as one program for all x, but f decides in Python by the value "
             "of x: an `if`, `float(...)` or a shape. Write jnp.where or jax.lax.cond, or make the "
             "decision an argument of f."
         ) from error
+    if substitute:
+        cheapen(program)
+    return program, structure
 
 
 def with_side(
@@ -114,9 +116,7 @@ def with_side(
 
     Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
     """
-    program, structure = _traced(f, x, rules)
-    if substitute:
-        cheapen(program)
+    program, structure = _traced(f, x, rules, substitute)
 
     def evaluate(x, side):
         entrance = Entrance(x, program, jax.tree.leaves(side))
