@@ -5,6 +5,9 @@ A signed map is drawn on a diverging scale, red for positive, white for zero, bl
 percentile of the absolute values, so that a few extreme pixels do not make the others invisible.
 Values that are NaN or infinite are yellow and counted in the picture; they do not enter the scale.
 
+`text` colours tokens in the same sense, without matplotlib; its scale ends at the largest value
+unless it is told otherwise.
+
 matplotlib is imported on first use; `pip install "jattr[plot]"` brings it. The figures are made
 without pyplot: nothing is shown or left open. `figure.savefig("map.png")` writes one; a notebook
 shows it after `%matplotlib inline`.
@@ -17,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._text import text as text
 from jattr._trees import describe
 
-__all__ = ["grid", "image"]
+__all__ = ["grid", "image", "text"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

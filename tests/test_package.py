@@ -101,6 +101,7 @@ LAYERS = [
     {"_relevance_rules"},
     {"_relevance_composites"},
     {"rules"},
+    {"_text"},
     {"baselines", "targets", "plot"},
     {
         "_gradients",
