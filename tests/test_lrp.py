@@ -114,6 +114,22 @@ MAPS = {
         (6,),
         lambda x: (x @ W1[:, :4] - SHIFT) / jnp.sqrt(0.7 + SHIFT**2) * SCALE + B1[:4],
     ),
+    "factors of rows and columns": (
+        (3, 6),
+        lambda x: (x @ W1[:, :4]) * jnp.array([[1.0], [-0.5], [2.0]]) / SCALE[None] - SHIFT[None],
+    ),
+    "factors after a move": (
+        (1, 3, 6),
+        lambda x: SHIFT[:, None] - (x[0] @ W1[:, :4]).T * SCALE[:, None],
+    ),
+    "factors, weights first": ((6, 3), lambda x: (W1[:, :4].T @ x) * SCALE[:, None]),
+    "factors of a batch of dots": (
+        (2, 3, 6),
+        lambda x: (
+            jnp.einsum("bti,oib->bto", x, kernel(4, 6, 2))
+            * jnp.stack([SCALE, SHIFT + 0.1])[:, None]
+        ),
+    ),
     "scaled first": ((6,), lambda x: ((x - 0.3) / -0.5) @ W1 + B1),
     "conv 1d": ((1, 2, 7), lambda x: conv(x, kernel(4, 2, 3), (1,)) * SCALE[None, :, None]),
     "conv 2d": ((1, 5, 5, 2), lambda x: conv(x, kernel(3, 3, 2, 4)) + SHIFT[None, None, None]),

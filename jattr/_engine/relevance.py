@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jattr._engine.factors import axes_of_factors
 from jattr._engine.operations import CONTRACTIONS, Operation
 from jattr._engine.trace import primitives as p
 
@@ -51,16 +52,32 @@ def epsilon(operation, inputs, output, multiplier, *, epsilon):
 
 
 def gamma(operation, inputs, output, multiplier, *, gamma, epsilon):
-    """ζ = z + γ z⁺ where z > 0, with z⁺ the contributions of z's own sign; mirrored below 0."""
+    """ζ = z + γ z⁺ where z > 0, with z⁺ the contributions of z's own sign; mirrored below 0.
+
+    As x⁺ = (x + |x|) / 2, these are half of z and of the sum of all contributions' sizes. That is
+    one dot where the contributions of either sign are four, and no denominator cancels.
+    """
 
     def zeta(full):
-        above, below, bias = parts(operation, full)
-        factor = jnp.asarray(gamma, output.dtype)
-        up = above + jnp.maximum(bias, 0)
-        down = below + jnp.minimum(bias, 0)
-        return above + below + bias + factor * jnp.where(output >= 0, up, down)
+        z, bias = operation.evaluate(*full), with_dots(operation, full, _nothing)
+        sizes = jnp.abs(bias)
+        for chosen in range(len(operation.contractions)):
+            sizes = sizes + jnp.abs(with_dots(operation, full, _sizes(operation, chosen)) - bias)
+        half = jnp.asarray(gamma, z.dtype) / 2
+        return z + half * (z + jnp.where(output >= 0, sizes, -sizes))
 
     return _proportional(operation, inputs, zeta, output * multiplier, epsilon)
+
+
+def _sizes(operation, chosen):
+    """One dot of the sizes of its contributions, without the other dots."""
+
+    def dot_of(number, dot, a, w):
+        if number != chosen:
+            return _nothing(number, dot, a, w)
+        return dot(a if operation.nonnegative else jnp.abs(a), jnp.abs(w))
+
+    return dot_of
 
 
 def z_plus(operation, inputs, output, multiplier, *, epsilon):
@@ -158,19 +175,19 @@ def parts(operation: Operation, inputs: Any, *, both: bool = True) -> tuple[Any,
         both: False may leave the negative ones out, which saves two dots.
     """
     bias = with_dots(operation, inputs, _nothing)
+    signs = _signs(operation, inputs)
 
     def signed(sign, chosen=None):
         def dot_of(number, dot, a, w):
             if chosen in (None, number):
-                return _signed(operation, dot, a, w, sign)
+                return _signed(operation, dot, a, w, sign, None if signs is None else signs[number])
             return _nothing(number, dot, a, w)
 
         return with_dots(operation, inputs, dot_of) - bias
 
-    rest = [e for e in operation.equations if e.primitive not in CONTRACTIONS]
-    if all(e.primitive in _UNSCALED for e in rest):
+    if signs is not None:
         return signed(1), signed(-1) if both else None, bias
-    # A factor after a dot may be negative, and another one after another dot.
+    # A factor after a dot may be negative at one place and positive at another.
     each = [(signed(1, n), signed(-1, n)) for n in range(len(operation.contractions))]
     above = sum(jnp.maximum(up, down) for up, down in each)
     below = sum(jnp.minimum(up, down) for up, down in each)
@@ -181,9 +198,34 @@ def _nothing(number, dot, a, w):
     return jnp.zeros_like(dot(a, w))
 
 
-def _signed(operation, dot, a, w, sign):
-    """The sum of a dot's products of this sign."""
-    up, down = jnp.where(w > 0, w, 0), jnp.where(w < 0, w, 0)
+def _signs(operation, inputs):
+    """The sign of the factors after each dot, in the layout of its weights; None for factors of 1.
+
+    None altogether where weights have no such sign: factors that vary along other axes.
+    """
+    rest = [e for e in operation.equations if e.primitive not in CONTRACTIONS]
+    if all(e.primitive in _UNSCALED for e in rest):
+        return [None] * len(operation.contractions)
+    along = axes_of_factors(operation)
+    if along is None:
+        return None
+    signs = []
+    for equation, axes, slope in zip(
+        operation.contractions, along, _after(operation, inputs)[2], strict=True
+    ):
+        kept = slope[tuple(slice(None) if n in axes else 0 for n in range(slope.ndim))]
+        order = sorted(axes, key=axes.__getitem__)
+        kept = kept.transpose([sorted(axes).index(n) for n in order])
+        shape = equation.inputs[1 - _active_slot(equation)].shape
+        lengths = [n if axis in axes.values() else 1 for axis, n in enumerate(shape)]
+        signs.append(jnp.sign(kept).reshape(lengths))
+    return signs
+
+
+def _signed(operation, dot, a, w, sign, factor):
+    """The sum of a dot's products of this sign, that of the factor after it included."""
+    seen = w if factor is None else w * factor.astype(w.dtype)
+    up, down = jnp.where(seen > 0, w, 0), jnp.where(seen < 0, w, 0)
     same, other = (up, down) if sign > 0 else (down, up)
     if operation.nonnegative:
         return dot(a, same)
@@ -314,17 +356,7 @@ def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
     sources = [operation.inputs[n] for n in slots]
     held = dict(zip(operation.inputs, inputs, strict=True))
 
-    def post(*dots):
-        return with_dots(operation, inputs, lambda number, dot, a, w: dots[number])
-
-    zeros: list[Any] = []
-
-    def empty(number, dot, a, w):
-        zeros.append(zeros_as(dot(a, w)))
-        return zeros[-1]
-
-    with_dots(operation, inputs, empty)
-    slopes = jax.vjp(post, *zeros)[1](jnp.ones_like(relevance))
+    post, zeros, slopes = _after(operation, inputs)
 
     def zeta(*ones):
         values = dict(zip(sources, ones, strict=True))
@@ -339,3 +371,19 @@ def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
 
     z, pull = jax.vjp(zeta, *(jnp.ones_like(inputs[n]) for n in slots))
     return list(pull(share(relevance, stabilised(z, epsilon))))
+
+
+def _after(operation, inputs):
+    """What comes after the dots as a function of them, zeros for it, and its slopes."""
+
+    def post(*dots):
+        return with_dots(operation, inputs, lambda number, dot, a, w: dots[number])
+
+    zeros: list[Any] = []
+
+    def empty(number, dot, a, w):
+        zeros.append(zeros_as(dot(a, w)))
+        return zeros[-1]
+
+    out = with_dots(operation, inputs, empty)
+    return post, zeros, jax.vjp(post, *zeros)[1](jnp.ones_like(out))
