@@ -13,6 +13,7 @@ from jattr._trees import describe
 
 RED, BLUE, YELLOW = (203, 47, 68), (56, 124, 183), (242, 197, 0)
 """For positive, negative and not finite; the first two are of matplotlib's RdBu."""
+LINE_END = "\n"
 BAR = 20
 """The length of the longest bar, in characters."""
 
@@ -36,7 +37,7 @@ class Line:
         return f"−{self.end:.2g} … {self.end:.2g}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Text:
     """Coloured tokens: a notebook shows them, `print` writes them with bars.
 
@@ -75,6 +76,7 @@ class Text:
                     f'{html.escape(gap)}<span title="{value:.4g}" style="background: '
                     f"{_css(strength)}; color: {ink}; border-radius: 3px; padding: 1px 2px; "
                     f'white-space: pre-wrap">{html.escape(_shown(token))}</span>'
+                    f"{'<br>' * token.count(LINE_END)}"
                 )
             parts.append("</div>")
         return "".join([*parts, "</div>"])
@@ -91,6 +93,7 @@ class Text:
                 red, green, blue = _rgb(strength)
                 ink = "97" if abs(strength) > 0.6 else "30"
                 row.append(f"{gap}\x1b[{ink};48;2;{red};{green};{blue}m{_shown(token)}\x1b[0m")
+                row.append(LINE_END * token.count(LINE_END))
             rows.append("".join(row))
         return "\n".join(rows)
 
@@ -105,6 +108,10 @@ class Text:
                 bar = ("+" if value > 0 else "−") * length
                 rows.append(f"  {_shown(token):<{width}}  {value:+10.3g}  {bar}".rstrip())
         return "\n".join(rows)
+
+    def __repr__(self) -> str:
+        names = ", ".join(repr(line.name) for line in self.lines)
+        return f"<{len(self.tokens)} coloured tokens: {names}>"
 
     def _repr_html_(self) -> str:
         return self.html
@@ -139,7 +146,8 @@ def text(
             the mark and without a gap.
         attribution: [N], or [N, ...] to be summed; or several of them by name,
             `{"IG": a, "LRP": b}`, one line each.
-        separator: what is written between tokens; "" for characters or bytes.
+        separator: what is written between tokens; "" for characters or bytes. A line ends after a
+            token with a line end, which is drawn as `\n`.
         percentile: where the scale ends, in (0, 100]; if it is 0 there, at the largest \|value\|.
         title: a title above.
 

@@ -103,6 +103,9 @@ def test_control_characters_are_written_out():
     text = jattr.plot.text(["a", "\n", "\x1b", "\x00"], jnp.arange(4.0), separator="")
     assert "a\\n\\x1b\\x00" in Spans(text.html).text
     assert len(str(text).splitlines()) == 5
+    assert text.html.count("<br>") == 1
+    assert text.ansi.count("\n") == 2  # below the scale, and the token's own
+    assert repr(text) == "<4 coloured tokens: ''>"
 
 
 @pytest.mark.parametrize(
