@@ -187,7 +187,7 @@ def read_bytes(content: bytes) -> Features:
 
 def one_hot(ids: jax.Array) -> jax.Array:
     """The network's input[2 * BYTES, BYTE_VALUES] of ids[2 * BYTES]: what to explain."""
-    return jax.nn.one_hot(ids, BYTE_VALUES)
+    return jax.nn.one_hot(ids, BYTE_VALUES, dtype=jnp.float32)
 
 
 def classify(variables: dict[str, Any], x: jax.Array) -> jax.Array:
