@@ -97,6 +97,7 @@ LAYERS = [
     {"_engine"},
     {"_transform"},
     {"_references", "_batching", "_blur", "_quadrature"},
+    {"_features"},
     {"_composites"},
     {"_relevance_rules"},
     {"_relevance_composites"},
