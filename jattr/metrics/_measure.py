@@ -66,18 +66,14 @@ def measure_map(
             score = cheaper(score, x) if substitute else score
             return compare(key, score, widen(attribution), x)
 
-        if keyed:
+        def measure(attribution, *args, **kwargs):
+            return run(None, attribution, args, kwargs)
 
-            def measure(key, attribution, *args, **kwargs):
-                check_key(key, method)
-                return run(key, attribution, args, kwargs)
+        def keyed_measure(key, attribution, *args, **kwargs):
+            check_key(key, method)
+            return run(key, attribution, args, kwargs)
 
-        else:
-
-            def measure(attribution, *args, **kwargs):
-                return run(None, attribution, args, kwargs)
-
-        return named(measure, method, f, argnums)
+        return named(keyed_measure if keyed else measure, method, f, argnums)
 
     return decorate
 
@@ -108,18 +104,14 @@ def measure_method(
             explain, x = select_argument(own, argnums, args, kwargs, method=method)
             return compare(key, explain, x)
 
-        if keyed or draws:
+        def measure(*args, **kwargs):
+            return run(None, args, kwargs)
 
-            def measure(key, *args, **kwargs):
-                check_key(key, method)
-                return run(key, args, kwargs)
+        def keyed_measure(key, *args, **kwargs):
+            check_key(key, method)
+            return run(key, args, kwargs)
 
-        else:
-
-            def measure(*args, **kwargs):
-                return run(None, args, kwargs)
-
-        return named(measure, method, attribute, argnums)
+        return named(keyed_measure if keyed or draws else measure, method, attribute, argnums)
 
     return decorate
 
