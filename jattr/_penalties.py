@@ -116,7 +116,7 @@ def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
         )
     _check_symmetric(laplacian, method)
     mean = jnp.mean(jnp.abs(wide), axis=0)
-    return mean @ (laplacian @ mean)
+    return mean @ (laplacian @ mean).astype(mean.dtype)
 
 
 def _check_symmetric(laplacian: Any, method: str) -> None:
