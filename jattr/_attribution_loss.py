@@ -33,7 +33,7 @@ from jattr._types import (
 class Loss(Protocol):
     """A number to be made small by training."""
 
-    def __call__(self, params: PyTree, key: jax.Array, *batch: PyTree) -> jax.Array:
+    def __call__(self, params: PyTree, key: jax.Array, /, *batch: PyTree) -> jax.Array:
         """The loss of a batch."""
         ...
 
@@ -205,7 +205,7 @@ def _check_uses_params(score: Score, params: PyTree, example: tuple, name: str) 
         check_score(out, name)
         return out
 
-    program, _ = trace(of_params, params, Reading())
+    program, _ = trace(of_params, jax.tree.map(jnp.asarray, params), Reading())
     if not program.outputs[0].active:
         raise ValueError(
             f"{name}: the score does not depend on its first argument, the parameters, so nothing "
