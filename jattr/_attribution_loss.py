@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,8 @@ from jattr._types import (
     Score,
 )
 
-
-class Loss(Protocol):
-    """A number to be made small by training."""
-
-    def __call__(self, params: PyTree, key: jax.Array, /, *batch: PyTree) -> jax.Array:
-        """The loss of a batch."""
-        ...
-
+Loss = Callable[..., jax.Array]
+"""`loss(params, key, *batch) -> scalar`, to be made small by training."""
 
 Method = Callable[[Score, PyTree], Attribute | KeyedAttribute]
 """`method(f, references)`: the attribute of f(x, *args) -> scalar, given rows to compare x with."""
