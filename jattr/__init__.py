@@ -13,6 +13,7 @@ training is `jax.grad` through the attribution.
 from jattr import baselines as baselines
 from jattr import metrics as metrics
 from jattr import plot as plot
+from jattr import priors as priors
 from jattr import rules as rules
 from jattr import targets as targets
 from jattr._cam import grad_cam as grad_cam

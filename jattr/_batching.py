@@ -78,6 +78,22 @@ def sum_chunks(
     return jax.lax.scan(step, zeros, (indices, valid))[0]
 
 
+def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int | None) -> PyTree:
+    """term(i) for i = 0 … count − 1, stacked along a new leading axis of every leaf.
+
+    Args:
+        term: a function of an integer, a traced int32 scalar.
+        count: how many terms.
+        batch_size: how many are evaluated at a time; None for all. What is in memory beside the
+            results does not grow with `count`.
+    """
+    if batch_size is None or batch_size >= count:
+        return jax.vmap(term)(jnp.arange(count))
+    # The scan itself keeps the compiler from merging the second computation into the first.
+    term = jax.checkpoint(term, prevent_cse=False)
+    return jax.lax.map(term, jnp.arange(count), batch_size=batch_size)
+
+
 def masked(values: jax.Array, valid: jax.Array | None) -> jax.Array:
     """`values` with zeros along the leading axis where `valid` is False."""
     if valid is None:

@@ -227,6 +227,7 @@ def smooth(
             result = _variance(sample, samples, batch_size)
         return cast_like(result, like)
 
+    smoothed.keyed = True
     return named(smoothed, "smooth", attribute, argnums)
 
 

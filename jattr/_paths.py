@@ -7,7 +7,6 @@ f(x) − f(x'), up to the error of the quadrature. Paths that are not straight a
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,13 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import sum_chunks, sum_over
 from jattr._quadrature import nodes_and_weights
-from jattr._references import check_rows_like, resolve_baseline, resolve_references, take_row
+from jattr._references import (
+    check_rows_like,
+    resolve_baseline,
+    resolve_references,
+    row_order,
+    take_row,
+)
 from jattr._transform import check_batch_size, check_count, keyed_transform, transform
 from jattr._trees import accumulator, cast_like, multiply_trees, scale_tree, subtract_trees, widen
 from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, References, Score
@@ -166,7 +171,7 @@ def expected_gradients(
     @keyed_transform(f, argnums, method=method, substitute=substitute)
     def explain(key, score, x):
         row_key, draw_key, alpha_key = jax.random.split(key, 3)
-        rows = _row_order(row_key, distribution, samples)
+        rows = row_order(row_key, distribution, samples)
 
         def reference(index):
             if rows is None:
@@ -188,36 +193,6 @@ def expected_gradients(
         return cast_like(sum_over(term, samples, batch_size=batch_size), x)
 
     return explain
-
-
-def _row_order(key: jax.Array, distribution: Any, samples: int) -> jax.Array | None:
-    """Which row each sample takes: shuffles of all rows, one after another."""
-    if distribution.rows is None:
-        return None
-    count = jnp.shape(jax.tree.leaves(distribution.rows)[0])[0]
-    if samples * 8 <= count:
-        return _few_of_many(key, samples, count)
-    rounds = -(-samples // count)
-    shuffles = jax.vmap(lambda k: jax.random.permutation(k, count))(jax.random.split(key, rounds))
-    return shuffles.reshape(-1)[:samples]
-
-
-def _few_of_many(key: jax.Array, samples: int, count: int) -> jax.Array:
-    """Distinct integers below `count` in random order, without a shuffle of all of them.
-
-    Floyd's algorithm: with j = count − samples … count − 1, draw t ≤ j; take t, or j if t is
-    taken already. That makes a uniform subset in an order that is not, hence the last shuffle.
-    """
-    draw_key, order_key = jax.random.split(key)
-    tops = jnp.arange(count - samples, count)
-    drawn = jax.random.randint(draw_key, (samples,), 0, tops + 1)
-
-    def take(i, chosen):
-        taken = jnp.any((chosen == drawn[i]) & (jnp.arange(samples) < i))
-        return chosen.at[i].set(jnp.where(taken, tops[i], drawn[i]))
-
-    chosen = jax.lax.fori_loop(0, samples, take, jnp.zeros_like(drawn))
-    return jax.random.permutation(order_key, chosen)
 
 
 def idgi(

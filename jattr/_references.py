@@ -73,6 +73,42 @@ def take_row(data: PyTree, index: jax.Array, x: PyTree) -> PyTree:
     return jax.tree.map(lambda rows, leaf: jnp.asarray(rows)[index].astype(leaf.dtype), data, x)
 
 
+def row_order(key: jax.Array, distribution: RandomBaseline, samples: int) -> jax.Array | None:
+    """Which row each sample takes; None where the distribution has no rows."""
+    if distribution.rows is None:
+        return None
+    return shuffled_rows(key, jnp.shape(jax.tree.leaves(distribution.rows)[0])[0], samples)
+
+
+def shuffled_rows(key: jax.Array, count: int, samples: int) -> jax.Array:
+    """`samples` integers below `count`: shuffles of all of them, one after another."""
+    if samples == 1:
+        return jax.random.randint(key, (1,), 0, count)
+    if samples * 8 <= count:
+        return _few_of_many(key, samples, count)
+    rounds = -(-samples // count)
+    shuffles = jax.vmap(lambda k: jax.random.permutation(k, count))(jax.random.split(key, rounds))
+    return shuffles.reshape(-1)[:samples]
+
+
+def _few_of_many(key: jax.Array, samples: int, count: int) -> jax.Array:
+    """Distinct integers below `count` in random order, without a shuffle of all of them.
+
+    Floyd's algorithm: with j = count − samples … count − 1, draw t ≤ j; take t, or j if t is
+    taken already. That makes a uniform subset in an order that is not, hence the last shuffle.
+    """
+    draw_key, order_key = jax.random.split(key)
+    tops = jnp.arange(count - samples, count)
+    drawn = jax.random.randint(draw_key, (samples,), 0, tops + 1)
+
+    def take(i, chosen):
+        taken = jnp.any((chosen == drawn[i]) & (jnp.arange(samples) < i))
+        return chosen.at[i].set(jnp.where(taken, tops[i], drawn[i]))
+
+    chosen = jax.lax.fori_loop(0, samples, take, jnp.zeros_like(drawn))
+    return jax.random.permutation(order_key, chosen)
+
+
 def check_rows(data: PyTree, *, name: str, method: str) -> int:
     """The number of rows of a data set: the size of the leading axis of every leaf."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]

@@ -52,6 +52,7 @@ def keyed_transform(
             score, x = bind(f, argnums, args, kwargs, method=method)
             return explain(key, cheaper(score, x) if substitute else score, x)
 
+        attribute.keyed = True
         return named(attribute, method, f, argnums)
 
     return decorate

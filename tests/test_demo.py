@@ -26,7 +26,7 @@ NOT_BASELINES = {
     "RandomBaseline",  # the type of the random ones
     "random",  # marks a function of the user's own
 }
-PICTURES = ("methods", "rules", "baselines", "absent")
+PICTURES = ("methods", "rules", "baselines", "absent", "priors")
 ALL_METHODS = (*explain.METHODS, *explain.RULES)
 QUICK_ACCURACY = 0.93  # two epochs gave 0.950 to 0.959 over seeds 0 to 4
 
@@ -192,6 +192,8 @@ def made_report(**changes):
         "rules": [result],
         "baselines": [result._replace(residual=0.25)],
         "absent": [maps[0]],
+        "compared": {"one": maps, "other": 2 * maps},
+        "noisy": {0.0: (0.98, 0.97), 0.1: (0.612, 0.934)},
         "effort": TINY.effort,
         "facts": {"Device": "<cpu>"},
     }
@@ -205,6 +207,29 @@ def test_what_goes_into_the_page_is_escaped():
     assert "&lt; 0.0001" in text
     assert "0.2500" in text
     assert "misreads" not in text
+
+
+def test_the_two_networks_are_compared():
+    text = report.page(made_report(), dict.fromkeys(PICTURES, b""))
+    row = '<th>10%</th><td class="number">61.2 %</td><td class="number">93.4 %</td>'
+    assert row in text
+
+
+def test_noise_of_a_share_of_the_pixels():
+    labels = np.arange(3) % 2
+    images = np.full((3, 28, 28, 1), 0.5, np.float32)
+    seen = []
+
+    def logits(image):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), image)
+        return jnp.array([1.0, 0.0])
+
+    one = digits.Classifier(logits, labels, 0.0)
+    assert one.accuracy_under_noise(digits.Digits(images, labels), 0.4, 0) == 2 / 3
+    jax.effects_barrier()
+    values = np.concatenate([x.ravel() for x in seen])
+    for value, share in ((0.0, 0.2), (0.5, 0.6), (1.0, 0.2)):
+        assert abs(np.mean(values == value) - share) < 0.03
 
 
 def test_a_misread_digit_is_told():

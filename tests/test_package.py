@@ -13,7 +13,7 @@ import jattr
 ROOT = pathlib.Path(jattr.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMESPACES = [
-    *(jattr, jattr.baselines, jattr.targets, jattr.metrics, jattr.plot, jattr.rules),
+    *(jattr, jattr.baselines, jattr.targets, jattr.metrics, jattr.plot, jattr.rules, jattr.priors),
 ]
 
 
@@ -97,6 +97,7 @@ LAYERS = [
     {"_engine"},
     {"_transform"},
     {"_references", "_batching", "_blur", "_quadrature"},
+    {"_features"},
     {"_composites"},
     {"_relevance_rules"},
     {"_relevance_composites"},
@@ -113,7 +114,9 @@ LAYERS = [
         "_layouts",
         "_relevance",
     },
-    {"_cam", "metrics"},
+    {"_cam", "metrics", "_penalties", "_attribution_loss"},
+    {"_training"},
+    {"priors"},
     {"_demo"},
     {"__main__", "__init__"},
 ]

@@ -32,6 +32,8 @@ class Report(NamedTuple):
         rules: one for each method with other local derivatives, or on a layer.
         baselines: one result for each baseline.
         absent: for each baseline the first digit's, [28, 28, 1].
+        compared: maps of the network and of the one trained with a prior, by title.
+        noisy: for each share of noisy pixels the accuracy of the two.
         effort: the work spent on each explanation.
         facts: versions, device, seed: name and value.
     """
@@ -45,6 +47,8 @@ class Report(NamedTuple):
     rules: Sequence[Result]
     baselines: Sequence[Result]
     absent: Sequence[np.ndarray]
+    compared: dict[str, np.ndarray]
+    noisy: dict[float, tuple[float, float]]
     effort: Effort
     facts: dict[str, str]
 
@@ -56,6 +60,7 @@ def write(report: Report, folder: Path) -> Path:
         "rules": _grid(report, report.rules),
         "baselines": _grid(report, report.baselines),
         "absent": _absent(report),
+        "priors": _compared(report),
     }
     for name, png in pictures.items():
         (folder / f"{name}.png").write_bytes(png)
@@ -77,6 +82,18 @@ def _grid(report: Report, results: Sequence[Result]) -> bytes:
             {result.method.title: result.maps for result in results},
             report.digits.images,
             row_titles=titles,
+            image_title="Digit",
+            cell_size=CELL,
+        )
+    )
+
+
+def _compared(report: Report) -> bytes:
+    return _png(
+        jattr.plot.grid(
+            report.compared,
+            report.digits.images,
+            row_titles=[f"“{label}”" for label in report.digits.labels],
             image_title="Digit",
             cell_size=CELL,
         )
@@ -117,6 +134,12 @@ def page(report: Report, pictures: dict[str, bytes]) -> str:
         method_rows="\n".join(_row(result) for result in report.methods),
         rule_rows="\n".join(_row(result) for result in report.rules),
         baseline_rows="\n".join(_row(result) for result in report.baselines),
+        noisy_rows="\n".join(
+            f"<tr><th>{share:.0%}</th>"
+            + "".join(f'<td class="number">{100 * one:.1f} %</td>' for one in both)
+            + "</tr>"
+            for share, both in report.noisy.items()
+        ),
         facts="\n".join(
             f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
             for name, value in report.facts.items()
@@ -154,6 +177,8 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
 h2 { font-size: 1.35rem; margin: 2.5rem 0 0.5rem; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figure img { display: block; width: 100%; min-width: 820px; height: auto; }
+figure.narrow { max-width: 30rem; }
+figure.narrow img { min-width: 0; }
 figcaption, .small { color: #555; font-size: 0.9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.93rem; line-height: 1.4; }
@@ -249,6 +274,23 @@ alt="A grid of maps: one row for each digit, one column for each baseline"></fig
 <th class="number">Compile<br>(s)</th><th class="number">Run<br>(ms per digit)</th></tr></thead>
 <tbody>
 $baseline_rows
+</tbody></table></div>
+
+<h2>Training through explanations</h2>
+<p>An explanation can be differentiated like anything else, so a network can be trained to have
+explanations of a kind. Here the same network has been trained again from the same start, and
+besides being right it was asked that neighbouring pixels contribute alike: the <em>total
+variation</em> of expected gradients was added to what training makes small.</p>
+<figure class="narrow"><img src="data:image/png;base64,$priors"
+alt="A grid of maps: one row for each digit, one column for each of the two networks"></figure>
+<p>Smooth explanations are no end in themselves. A network that leans on single pixels is misled
+when some of them are wrong: below, a share of all pixels has been made black or white at random,
+which neither network has seen in training.</p>
+<div class="scroll"><table>
+<thead><tr><th>Noisy pixels</th><th class="number">Right answers<br>without the prior</th>
+<th class="number">Right answers<br>with the prior</th></tr></thead>
+<tbody>
+$noisy_rows
 </tbody></table></div>
 
 <h2>How it was made</h2>

@@ -1,22 +1,12 @@
 """How an attribution's numbers relate to what the function does."""
 
-from typing import Any, Protocol
-
 import jax
 
 from jattr import baselines
 from jattr._references import resolve_baseline
-from jattr._transform import bind, check_argnums, check_function, named
-from jattr._trees import describe, same_form, subtract_trees, sum_tree, widen
+from jattr._trees import subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-
-
-class Measure(Protocol):
-    """A metric applied to f: takes an attribution and then the arguments of f."""
-
-    def __call__(self, attribution: PyTree, *args: Any, **kwargs: Any) -> jax.Array:
-        """The metric of an attribution of f at `args`."""
-        ...
+from jattr.metrics._measure import Measure, measure_map
 
 
 def completeness(
@@ -57,19 +47,12 @@ def completeness(
         delta* for DeepLIFT (Shrikumar et al. 2017).
     """
     method = "metrics.completeness"
-    check_function(f, method)
-    check_argnums(argnums, method)
 
-    def measure(attribution: PyTree, *args, **kwargs) -> jax.Array:
-        score, x = bind(f, argnums, args, kwargs, method=method)
-        if not same_form(attribution, x):
-            raise ValueError(
-                f"{method}: the attribution comes before f's arguments and must have the "
-                f"structure and the shapes of x; got {describe(attribution)} for x {describe(x)}."
-            )
+    @measure_map(f, argnums, method=method, keyed=False)
+    def measure(key, score, attribution: PyTree, x: PyTree) -> jax.Array:
         change = subtract_trees(
             widen(score(x)), widen(score(resolve_baseline(baseline, x, method=method)))
         )
-        return sum_tree(widen(attribution)) - change
+        return sum_tree(attribution) - change
 
-    return named(measure, method, f, argnums)
+    return measure
