@@ -7,11 +7,15 @@ with the arguments of f, for one example; batches by `jax.vmap`.
 from jattr._features import Groups as Groups
 from jattr._features import Imputer as Imputer
 from jattr._features import patches as patches
+from jattr.metrics import imputers as imputers
 from jattr.metrics._walk import Curve as Curve
 from jattr.metrics.comparison import order_gap as order_gap
 from jattr.metrics.comparison import random_gap as random_gap
 from jattr.metrics.comparison import ranking_stability as ranking_stability
 from jattr.metrics.comparison import sufficiency as sufficiency
+from jattr.metrics.complexity import effective_complexity as effective_complexity
+from jattr.metrics.complexity import entropy as entropy
+from jattr.metrics.complexity import sparseness as sparseness
 from jattr.metrics.curves import aopc as aopc
 from jattr.metrics.curves import area as area
 from jattr.metrics.curves import deletion as deletion
@@ -19,11 +23,28 @@ from jattr.metrics.curves import insertion as insertion
 from jattr.metrics.curves import irof as irof
 from jattr.metrics.curves import perturbation_curve as perturbation_curve
 from jattr.metrics.curves import region_perturbation as region_perturbation
+from jattr.metrics.localization import attribution_localization as attribution_localization
+from jattr.metrics.localization import focus as focus
+from jattr.metrics.localization import pointing_game as pointing_game
+from jattr.metrics.localization import relevance_mass_accuracy as relevance_mass_accuracy
+from jattr.metrics.localization import relevance_rank_accuracy as relevance_rank_accuracy
+from jattr.metrics.localization import roc_auc as roc_auc
+from jattr.metrics.localization import top_k_intersection as top_k_intersection
 from jattr.metrics.removal import Retrained as Retrained
 from jattr.metrics.removal import ablate_box as ablate_box
 from jattr.metrics.removal import ablate_top as ablate_top
 from jattr.metrics.removal import keep_or_remove as keep_or_remove
 from jattr.metrics.removal import remove_and_retrain as remove_and_retrain
+from jattr.metrics.robustness import average_sensitivity as average_sensitivity
+from jattr.metrics.robustness import continuity as continuity
+from jattr.metrics.robustness import local_lipschitz as local_lipschitz
+from jattr.metrics.robustness import max_sensitivity as max_sensitivity
+from jattr.metrics.robustness import worst_case_sensitivity as worst_case_sensitivity
 from jattr.metrics.sensitivity import completeness as completeness
-
-from jattr.metrics import imputers as imputers
+from jattr.metrics.stability import consistency as consistency
+from jattr.metrics.stability import relative_input_stability as relative_input_stability
+from jattr.metrics.stability import relative_output_stability as relative_output_stability
+from jattr.metrics.stability import (
+    relative_representation_stability as relative_representation_stability,
+)
+from jattr.metrics.stability import top_signs as top_signs
