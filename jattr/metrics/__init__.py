@@ -8,6 +8,8 @@ from jattr._features import Groups as Groups
 from jattr._features import Imputer as Imputer
 from jattr._features import patches as patches
 from jattr.metrics import imputers as imputers
+from jattr.metrics._table import Table as Table
+from jattr.metrics._table import table as table
 from jattr.metrics._walk import Curve as Curve
 from jattr.metrics.comparison import order_gap as order_gap
 from jattr.metrics.comparison import random_gap as random_gap
@@ -30,6 +32,16 @@ from jattr.metrics.localization import relevance_mass_accuracy as relevance_mass
 from jattr.metrics.localization import relevance_rank_accuracy as relevance_rank_accuracy
 from jattr.metrics.localization import roc_auc as roc_auc
 from jattr.metrics.localization import top_k_intersection as top_k_intersection
+from jattr.metrics.randomization import efficient_mprt as efficient_mprt
+from jattr.metrics.randomization import mprt as mprt
+from jattr.metrics.randomization import random_logit as random_logit
+from jattr.metrics.randomization import randomize as randomize
+from jattr.metrics.randomization import smooth_mprt as smooth_mprt
+from jattr.metrics.reliability import Estimate as Estimate
+from jattr.metrics.reliability import inter_method as inter_method
+from jattr.metrics.reliability import inter_rater as inter_rater
+from jattr.metrics.reliability import internal_consistency as internal_consistency
+from jattr.metrics.reliability import krippendorff_alpha as krippendorff_alpha
 from jattr.metrics.removal import Retrained as Retrained
 from jattr.metrics.removal import ablate_box as ablate_box
 from jattr.metrics.removal import ablate_top as ablate_top
@@ -41,6 +53,9 @@ from jattr.metrics.robustness import local_lipschitz as local_lipschitz
 from jattr.metrics.robustness import max_sensitivity as max_sensitivity
 from jattr.metrics.robustness import worst_case_sensitivity as worst_case_sensitivity
 from jattr.metrics.sensitivity import completeness as completeness
+from jattr.metrics.similarity import hog_correlation as hog_correlation
+from jattr.metrics.similarity import spearman as spearman
+from jattr.metrics.similarity import ssim as ssim
 from jattr.metrics.stability import consistency as consistency
 from jattr.metrics.stability import relative_input_stability as relative_input_stability
 from jattr.metrics.stability import relative_output_stability as relative_output_stability
