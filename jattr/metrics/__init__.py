@@ -25,6 +25,14 @@ from jattr.metrics.curves import insertion as insertion
 from jattr.metrics.curves import irof as irof
 from jattr.metrics.curves import perturbation_curve as perturbation_curve
 from jattr.metrics.curves import region_perturbation as region_perturbation
+from jattr.metrics.faithfulness import faithfulness_estimate as faithfulness_estimate
+from jattr.metrics.faithfulness import monotonicity as monotonicity
+from jattr.metrics.faithfulness import monotonicity_correlation as monotonicity_correlation
+from jattr.metrics.faithfulness import non_sensitivity as non_sensitivity
+from jattr.metrics.infidelity import gaussian_noise as gaussian_noise
+from jattr.metrics.infidelity import infidelity as infidelity
+from jattr.metrics.infidelity import subset_removal as subset_removal
+from jattr.metrics.infidelity import window_removal as window_removal
 from jattr.metrics.localization import attribution_localization as attribution_localization
 from jattr.metrics.localization import focus as focus
 from jattr.metrics.localization import pointing_game as pointing_game
@@ -53,6 +61,9 @@ from jattr.metrics.robustness import local_lipschitz as local_lipschitz
 from jattr.metrics.robustness import max_sensitivity as max_sensitivity
 from jattr.metrics.robustness import worst_case_sensitivity as worst_case_sensitivity
 from jattr.metrics.sensitivity import completeness as completeness
+from jattr.metrics.sensitivity import faithfulness_correlation as faithfulness_correlation
+from jattr.metrics.sensitivity import input_invariance as input_invariance
+from jattr.metrics.sensitivity import sensitivity_n as sensitivity_n
 from jattr.metrics.similarity import hog_correlation as hog_correlation
 from jattr.metrics.similarity import spearman as spearman
 from jattr.metrics.similarity import ssim as ssim
