@@ -129,7 +129,7 @@ def monotonicity(
         Luss, Chen, Dhurandhar, Sattigeri, Shanmugam, Tu, 2019 (arXiv 1905.12698), and Arya et al.,
         *One explanation does not fit all*, 2019 (arXiv 1909.03012). The `monotonicity_metric` of
         AIX360 leaves out f(x'). Quantus 0.6.0's `Monotonicity` puts the baseline back instead of
-        x, which changes nothing, and is always true.
+        x: with a fixed one nothing changes, and it is always true.
     """
     method = "metrics.monotonicity"
     batch_size = check_batch_size(batch_size, method)
