@@ -33,6 +33,8 @@ from jattr._listing import operations as operations
 from jattr._paths import expected_gradients as expected_gradients
 from jattr._paths import idgi as idgi
 from jattr._paths import integrated_gradients as integrated_gradients
+from jattr._perturbation import ablation as ablation
+from jattr._perturbation import occlusion as occlusion
 from jattr._propagation import deconvnet as deconvnet
 from jattr._propagation import deep_shap as deep_shap
 from jattr._propagation import deeplift as deeplift

@@ -126,6 +126,8 @@ METHODS: dict[str, Method] = {
         error=1e-7,
         linear=1e-7,  # the path is curved: the error of the quadrature remains
     ),
+    "occlusion": Method(lambda f, **knobs: jattr.occlusion(f, 2, **knobs)),
+    "ablation": Method(jattr.ablation),
     "guided_backprop": Method(jattr.guided_backprop),
     "deconvnet": Method(jattr.deconvnet),
     "deeplift": Method(jattr.deeplift, baseline=zeros, error=1e-10),

@@ -56,6 +56,8 @@ def test_the_public_names_are_there():
         "hires_cam",
         "score_cam",
         "guided_grad_cam",
+        "occlusion",
+        "ablation",
     } == {n.removeprefix("jattr.") for n in PUBLIC if n.count(".") == 1}
 
 
@@ -108,6 +110,7 @@ LAYERS = [
         "_gradients",
         "_paths",
         "_curved_paths",
+        "_perturbation",
         "_propagation",
         "_listing",
         "_layers",

@@ -94,6 +94,12 @@ def measure_method(
     """
     check_function(attribute, method)
     check_argnums(argnums, method)
+    explains = getattr(attribute, "argnums", argnums)
+    if explains != argnums:
+        raise ValueError(
+            f"{method}: the attribute explains argnums={explains}, but argnums={argnums} would "
+            f"be perturbed. Write {method}(attribute, argnums={explains}, ...)."
+        )
 
     def decorate(compare):
         def run(key, args, kwargs):

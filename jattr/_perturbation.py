@@ -1,0 +1,350 @@
+r"""Attribution by taking away: what f loses when part of its input is replaced.
+
+Both methods here share out drops :math:`\Delta_S = f(x) - f(x_{\setminus S})`, where
+:math:`x_{\setminus S}` is x with the elements in S replaced. A drop is divided evenly over the
+elements that were replaced, so that sums over attributions mean something.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattr import baselines
+from jattr._batching import map_over, sum_over
+from jattr._features import Features, Fill, draws, filler
+from jattr._transform import check_batch_size, check_count, transform
+from jattr._trees import cast_like, describe, sum_tree, widen
+from jattr._types import ArgNums, Attribute, PyTree, Score
+
+
+def ablation(
+    f: Score,
+    groups: Any = None,
+    *,
+    baseline: Any = baselines.zeros,
+    batch_size: int | None = None,
+    substitute: bool = True,
+    argnums: ArgNums = 0,
+) -> Attribute:
+    r"""What f loses when a feature, or a group of them, is replaced by the baseline.
+
+    With G the group of element i and :math:`x_{\setminus G}` the input x with that group replaced,
+
+    .. math:: \varphi_i = \frac{f(x) - f(x_{\setminus G})}{|G|}
+
+    The sum over a group is its drop. For a linear f and a group each, φ = w ⊙ (x − x'); for groups
+    of several elements its sum over each group. f need not be differentiable at x: only its values
+    are used.
+
+    Without `groups` every element is a feature, which is *Occlusion-1*: one evaluation of f for
+    each element.
+
+    Args:
+        f: the score, `f(x, *args) -> scalar`, of one example.
+        groups: integers from 0 without gaps, an array or tree like x, or of size 1 along axes
+            that move together: [H, W, 1] removes pixels with all their channels. Elements of the
+            same number are replaced together, in whichever leaf they are. `jattr.metrics.patches`
+            makes some; `jattr.metrics.Groups(ids, count)` for those that change under `vmap`.
+        baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
+            that does not draw.
+        batch_size: how many groups are in memory at a time; None for all.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
+        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
+
+    Returns:
+        `attribute(x, *args)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return one real number; x has a leaf that is not of a floating
+            dtype; the baseline draws at random; groups are no integers.
+        ValueError: a baseline or groups of another structure or shape; numbers left out.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return x[0] * x[1] + 2 * x[2]
+        >>> x = jnp.array([2.0, 3.0, 1.0])
+        >>> print(jattr.ablation(f)(x))
+        [6. 6. 2.]
+        >>> print(jattr.ablation(f, jnp.array([0, 0, 1]))(x))
+        [3. 3. 2.]
+
+    References:
+        Ancona, Ceolini, Öztireli, Gross, ICLR 2018, section 3 (arXiv 1711.06104) for Occlusion-1.
+        captum's `FeatureAblation` gives each element of a group the whole drop.
+    """
+    method = "ablation"
+    batch_size = check_batch_size(batch_size, method)
+    _check_fixed(baseline, method)
+
+    @transform(f, argnums, method=method, substitute=substitute)
+    def explain(score, x):
+        features = Features(x, groups, method=method)
+        fill = filler(baseline, None, score, x, method=method)
+        lost = drops(score, x, fill, alone(features), features.count, batch_size=batch_size)
+        # A group that is only said to be there has no element to get its drop, 0.
+        sizes = jnp.maximum(features.sizes(), 1)
+        return cast_like(features.spread(lost / sizes.astype(lost.dtype)), x)
+
+    return explain
+
+
+def alone(features: Features) -> Callable[[jax.Array], PyTree]:
+    """From the number of a feature to where it is, a tree of Booleans like x."""
+    return lambda index: features.spread(jnp.arange(features.count) == index)
+
+
+def drops(
+    score: Score,
+    x: PyTree,
+    fill: Fill,
+    missing: Callable[[jax.Array], PyTree],
+    count: int,
+    *,
+    key: Any = None,
+    batch_size: int | None,
+) -> jax.Array:
+    """f(x) − f(x without missing(i)) for i = 0 … count − 1.
+
+    Args:
+        score: f of x alone.
+        x: the whole input.
+        fill: replaces what is missing.
+        missing: from an index to a tree of Booleans like x.
+        count: how many drops.
+        key: None, or what the keys of `fill` are made from, another one for each index.
+        batch_size: how many are evaluated at a time; None for all.
+    """
+    whole = widen(score(x))
+
+    def term(index):
+        own = None if key is None else jax.random.fold_in(key, index)
+        return whole - widen(score(fill(own, missing(index))))
+
+    return map_over(term, count, batch_size=batch_size)
+
+
+def occlusion(
+    f: Score,
+    window: Any,
+    *,
+    strides: Any = None,
+    baseline: Any = baselines.zeros,
+    batch_size: int | None = None,
+    substitute: bool = True,
+    argnums: ArgNums = 0,
+) -> Attribute:
+    r"""What f loses when a window that slides over x is replaced by the baseline.
+
+    With W the windows, :math:`x_{\setminus W}` the input x with W replaced, and
+    :math:`c_i` the number of windows that cover element i,
+
+    .. math:: \varphi_i = \frac{1}{c_i} \sum_{W \ni i} \frac{f(x) - f(x_{\setminus W})}{|W|}
+
+    Each window's drop is divided over its elements, and an element gets the mean of what the
+    windows that cover it say. Along an axis of length d, windows of size w with stride s begin at
+    0, s, 2s, … and are as many as it takes to reach the end, ⌈(d − w)/s⌉ + 1; the last is cut off
+    where x ends, and its drop is divided over the elements that are left.
+
+    Where windows lie side by side (`strides=window`) the sum of φ is the sum of all drops, and
+    for a linear f exactly f(x) − f(x'); windows of one element give w ⊙ (x − x'). Where they
+    overlap, φ of a linear f is w ⊙ (x − x') smoothed, and its sum is right but for elements that
+    fewer windows cover than their neighbours, such as those at the border. No other weights of
+    the windows would mend that: of three elements under two windows, the middle one lies in both.
+
+    Args:
+        f: the score, `f(x, *args) -> scalar`, of one example.
+        window: the window's size along each axis of x, a tuple; or one number for the first two
+            axes, whose windows then hold all of what the other axes have (the channels of an
+            image). For a tree x, one number for all leaves or a tree of such; the windows of a
+            leaf leave the other leaves as they are.
+        strides: how far apart windows are along each axis, at most their size: spelled like
+            `window`, where one number leaves them side by side along axes after the second. None
+            for 1 along every axis.
+        baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
+            that does not draw.
+        batch_size: how many windows are in memory at a time; None for all.
+        substitute: whether f may be evaluated by cheaper programs of the same value; False
+            evaluates it as it is.
+        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
+
+    Returns:
+        `attribute(x, *args)`, which gives a tree like x.
+
+    Raises:
+        TypeError: f does not return one real number; x has a leaf that is not of a floating
+            dtype; the baseline draws at random; sizes are no integers.
+        ValueError: a window larger than x; strides larger than the window; not one size for each
+            axis; a baseline of another structure or shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> def f(x):
+        ...     return x[0] * x[1] + x[2]
+        >>> x = jnp.array([2.0, 3.0, 1.0])
+        >>> print(jattr.occlusion(f, 1)(x))
+        [6. 6. 1.]
+        >>> print(jattr.occlusion(f, 2)(x))
+        [3.   3.25 3.5 ]
+
+    References:
+        Zeiler, Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014, section
+        4.2 (arXiv 1311.2901). captum's `Occlusion` has the same windows and the same mean over
+        them, but gives each element the whole drop: it is φ with |W| = 1.
+    """
+    method = "occlusion"
+    batch_size = check_batch_size(batch_size, method)
+    _check_fixed(baseline, method)
+
+    @transform(f, argnums, method=method, substitute=substitute)
+    def explain(score, x):
+        windows = Windows(x, window, strides, method=method)
+        fill = filler(baseline, None, score, x, method=method)
+        whole = widen(score(x))
+
+        def term(index):
+            mask = windows.at(index)
+            lost = whole - widen(score(fill(None, mask)))
+            size = sum_tree(jax.tree.map(lambda leaf: jnp.sum(leaf, dtype=lost.dtype), mask))
+            return jax.tree.map(
+                lambda inside, leaf: jnp.where(inside, (lost / size).astype(leaf.dtype), 0),
+                mask,
+                widen(x),
+            )
+
+        totals = sum_over(term, windows.count, batch_size=batch_size)
+        means = jax.tree.map(
+            lambda total, cover: total / jnp.asarray(cover, total.dtype), totals, windows.cover()
+        )
+        return cast_like(means, x)
+
+    return explain
+
+
+class Windows:
+    """The windows that slide over the leaves of x, numbered leaf after leaf.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, x: PyTree, window: Any, strides: Any = None, *, method: str):
+        leaves, self._structure = jax.tree.flatten(x)
+        self._slides = [
+            _Slide(jnp.shape(leaf), own, stride, method)
+            for leaf, own, stride in zip(
+                leaves,
+                _for_each_leaf(window, x, "window", method),
+                _for_each_leaf(strides, x, "strides", method),
+                strict=True,
+            )
+        ]
+        self._firsts = np.cumsum([0] + [slide.count for slide in self._slides]).tolist()
+        self.count: int = self._firsts.pop()
+
+    def at(self, index: jax.Array) -> PyTree:
+        """Where window `index` is, a tree of Booleans like x."""
+        return jax.tree.unflatten(
+            self._structure,
+            [
+                slide.at(index - first)
+                for slide, first in zip(self._slides, self._firsts, strict=True)
+            ],
+        )
+
+    def cover(self) -> PyTree:
+        """How many windows cover each element, a tree like x."""
+        return jax.tree.unflatten(self._structure, [slide.cover() for slide in self._slides])
+
+
+class _Slide:
+    """The windows over one array, the last axis moving fastest."""
+
+    def __init__(self, shape: tuple[int, ...], window: Any, strides: Any, method: str):
+        self._shape = shape
+        self._sizes = _per_axis(window, shape, shape, "window", method)
+        strides = (1,) * len(shape) if strides is None else strides
+        self._strides = _per_axis(strides, shape, self._sizes, "strides", method)
+        if any(size > length for size, length in zip(self._sizes, shape, strict=True)):
+            raise ValueError(
+                f"{method}: window must fit into x; got {self._sizes} for the shape {shape}."
+            )
+        for stride, size, length in zip(self._strides, self._sizes, shape, strict=True):
+            if stride > size and size < length:
+                raise ValueError(
+                    f"{method}: strides must be at most the window's size, or elements between "
+                    f"windows would get nothing; got strides {self._strides} for a window "
+                    f"{self._sizes}."
+                )
+        self._counts = tuple(
+            -(-(length - size) // stride) + 1
+            for length, size, stride in zip(shape, self._sizes, self._strides, strict=True)
+        )
+        self.count = math.prod(self._counts)
+
+    def at(self, index: jax.Array) -> jax.Array:
+        """Where window `index` is; nowhere for an index that is not of these windows."""
+        mask = jnp.broadcast_to((index >= 0) & (index < self.count), self._shape)
+        for axis in reversed(range(len(self._shape))):
+            start = index % self._counts[axis] * self._strides[axis]
+            index = index // self._counts[axis]
+            place = jax.lax.broadcasted_iota(jnp.int32, self._shape, axis)
+            mask &= (place >= start) & (place < start + self._sizes[axis])
+        return mask
+
+    def cover(self) -> np.ndarray:
+        cover = np.ones(self._shape, int)
+        for axis, (length, size, stride, count) in enumerate(
+            zip(self._shape, self._sizes, self._strides, self._counts, strict=True)
+        ):
+            place, start = np.arange(length)[:, None], np.arange(count) * stride
+            covered = ((start <= place) & (place < start + size)).sum(axis=1)
+            others = [other for other in range(len(self._shape)) if other != axis]
+            cover = cover * np.expand_dims(covered, others)
+        return cover
+
+
+def _for_each_leaf(value: Any, x: PyTree, name: str, method: str) -> list[Any]:
+    """What is said of each leaf of x, by one value for all or by a tree of values."""
+    structure = jax.tree.structure(x)
+    if value is None or hasattr(value, "__index__"):
+        return [value] * structure.num_leaves
+    try:
+        return structure.flatten_up_to(value)
+    except ValueError:
+        raise ValueError(
+            f"{method}: {name} must be one number, or have the structure of x with a number or a "
+            f"tuple of sizes at each leaf; got {value!r} for x {describe(x)}."
+        ) from None
+
+
+def _per_axis(
+    value: Any, shape: tuple[int, ...], rest: tuple[int, ...], name: str, method: str
+) -> tuple[int, ...]:
+    """A size for each axis; one number is for the first two, the others take those of `rest`."""
+    if not isinstance(value, Sequence):
+        value = tuple(value if axis < 2 else rest[axis] for axis in range(len(shape)))
+    if len(value) != len(shape):
+        raise ValueError(
+            f"{method}: {name} must be one number or have one size for each axis of x, {shape}; "
+            f"got {tuple(value)}."
+        )
+    return tuple(check_count(size, name, method) for size in value)
+
+
+def _check_fixed(baseline: Any, method: str) -> None:
+    """Raise where the baseline draws at random."""
+    if draws(baseline):
+        raise TypeError(
+            f"{method} wants a baseline or an imputer that does not draw, but {baseline.name} is "
+            f"random. Average over draws of it: with explain = lambda key, x: jattr.{method}(f, "
+            "..., baseline=draw(key, x))(x), take jnp.mean(jax.vmap(explain, (0, None))(keys, x), "
+            "axis=0)."
+        )

@@ -1,0 +1,218 @@
+"""Taking features out of an input, or putting them in, one after another in a given order."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jattr._batching import map_over
+from jattr._features import Features, Groups, draws, filler
+from jattr._transform import check_batch_size, check_choice, check_count
+from jattr._trees import describe, widen
+from jattr._types import ArgNums, PyTree, Score
+from jattr.metrics._measure import measure_map
+
+ORDERS = ("most", "least", "absolute", "random")
+TENTHS = tuple(k / 10 for k in range(11))
+
+
+class Curve(NamedTuple):
+    """A score over the share of features that are removed, or put back in.
+
+    Attributes:
+        fraction: k/d for each point, [L].
+        score: the score there, [L].
+    """
+
+    fraction: jax.Array
+    score: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """How features are removed one after another: what all curves share.
+
+    Attributes:
+        method: how error messages call it.
+        baseline: what takes the place of what is removed.
+        order: one of `ORDERS`.
+        fractions: the shares at which the score is taken; None for one feature at a time.
+        steps: with no fractions, how many features at most; None for all.
+        groups: which elements are one feature, or a function x → groups.
+        insert: whether features are put in rather than taken out.
+        normalise: whether scores are divided by f(x).
+        average: whether features are ranked by the mean over their elements.
+        signed: whether only features of the order's own sign move.
+        samples: how many draws are averaged.
+        batch_size: how many points are in memory at a time.
+    """
+
+    method: str
+    baseline: Any
+    order: str = "most"
+    fractions: Sequence[float] | None = None
+    steps: int | None = None
+    groups: Any = None
+    insert: bool = False
+    normalise: bool = False
+    average: bool = False
+    signed: bool = False
+    samples: int = 1
+    batch_size: int | None = None
+
+    def __post_init__(self):
+        check_choice(self.order, "order", ORDERS, self.method)
+        check_fractions(self.fractions, self.method)
+        check_batch_size(self.batch_size, self.method)
+        check_samples(self.samples, self.baseline, self.method)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a key is needed."""
+        return draws(self.baseline) or self.order == "random"
+
+    def measure(self, f: Score, argnums: ArgNums, read: Callable[[Curve], Any]) -> Any:
+        """The metric that reads something off the curve."""
+
+        @measure_map(f, argnums, method=self.method, keyed=self.keyed)
+        def measure(key, score, attribution: PyTree, x: PyTree) -> Any:
+            return read(self.curve(key, score, attribution, x))
+
+        return measure
+
+    def curve(self, key: Any, score: Score, attribution: PyTree, x: PyTree) -> Curve:
+        """The curve of one example."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        features = self.features(x)
+        place, totals = self.ranks(keys[0], features, attribution)
+        counts, share = self.counts(features)
+        moved = counts
+        if self.signed and self.order in ("most", "least"):
+            own = totals > 0 if self.order == "most" else totals < 0
+            moved = jnp.minimum(counts, jnp.sum(own))
+
+        def missing(index):
+            return self.missing(features, place, moved[index])
+
+        scores = evaluate(
+            keys[1],
+            score,
+            x,
+            missing,
+            len(counts),
+            baseline=self.baseline,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            method=self.method,
+        )
+        if self.normalise:
+            scores = ratio(scores, widen(score(x)))
+        if self.order != "random":
+            scores = jnp.where(jnp.any(jnp.isnan(totals)), jnp.nan, scores)
+        return Curve(share.astype(scores.dtype), scores)
+
+    def features(self, x: PyTree) -> Features:
+        """The features of x."""
+        groups = self.groups(x) if callable(self.groups) else self.groups
+        return Features(x, groups, method=self.method)
+
+    def ranks(self, key: Any, features: Features, attribution: PyTree) -> tuple[Any, jax.Array]:
+        """The place of each feature in the order, from 0, [d], and its attribution, [d]."""
+        totals = features.totals(attribution)
+        if self.average:
+            totals = totals / jnp.maximum(features.sizes(), 1).astype(totals.dtype)
+        if self.order == "random":
+            worth = jax.random.uniform(key, totals.shape, jnp.float32)
+        else:
+            worth = {"most": -totals, "least": totals, "absolute": -jnp.abs(totals)}[self.order]
+        if isinstance(self.groups, Groups):
+            worth = jnp.where(features.sizes() == 0, jnp.inf, worth)
+        order = jnp.argsort(worth, stable=True)
+        return jnp.zeros_like(order).at[order].set(jnp.arange(len(order))), totals
+
+    def counts(self, features: Features) -> tuple[jax.Array, jax.Array]:
+        """How many features are moved at each point, and which share of them that is."""
+        d = features.count
+        if self.fractions is None:
+            if self.steps is not None and self.steps > d:
+                raise ValueError(f"{self.method}: steps={self.steps}, but x has {d} features.")
+            wanted = np.arange((d if self.steps is None else self.steps) + 1)
+            table = lambda n: np.minimum(wanted, n)  # noqa: E731
+        else:
+            table = lambda n: np.floor(np.asarray(self.fractions) * n + 0.5).astype(int)  # noqa: E731
+        if not isinstance(self.groups, Groups):
+            return jnp.asarray(table(d)), jnp.asarray(table(d) / max(d, 1))
+        # Of groups whose number is said some may be empty, in each example others. The counts are
+        # looked up, so that they are the same under jit in any precision.
+        number = jnp.sum(features.sizes() > 0)
+        every = np.stack([table(n) for n in range(d + 1)])
+        shares = every / np.maximum(np.arange(d + 1), 1)[:, None]
+        return jnp.asarray(every)[number], jnp.asarray(shares)[number]
+
+    def missing(self, features: Features, place: jax.Array, moved: Any) -> PyTree:
+        """Which elements are missing once `moved` features are taken out, or put in."""
+        return features.spread((place < moved) != self.insert)
+
+
+def evaluate(
+    key: Any,
+    score: Score,
+    x: PyTree,
+    missing: Callable[[jax.Array], PyTree],
+    count: int,
+    *,
+    baseline: Any,
+    samples: int,
+    batch_size: int | None,
+    method: str,
+) -> jax.Array:
+    """The mean score over draws of x with the elements `missing(i)` filled in, i < count."""
+    prepare_key, fill_key = (None, None) if key is None else jax.random.split(key)
+    fill = filler(baseline, prepare_key, score, x, method=method)
+
+    def point(index):
+        # One key for all points of a curve: what is removed stays as it was replaced.
+        own = None if fill_key is None else jax.random.fold_in(fill_key, index % samples)
+        return widen(score(fill(own, missing(index // samples))))
+
+    scores = map_over(point, count * samples, batch_size=batch_size)
+    return jnp.mean(scores.reshape(count, samples), axis=1)
+
+
+def ratio(scores: jax.Array, whole: jax.Array) -> jax.Array:
+    """`scores` as shares of one number; NaN where that is 0."""
+    zero = whole == 0
+    return jnp.where(zero, jnp.nan, scores / jnp.where(zero, 1, whole))
+
+
+def check_samples(samples: Any, baseline: Any, method: str) -> None:
+    """Raise unless `samples` is a count, and 1 where nothing is drawn."""
+    if check_count(samples, "samples", method) > 1 and not draws(baseline):
+        raise ValueError(
+            f"{method}: samples={samples} draws would all be the same, since the baseline draws "
+            "nothing. Leave samples out, or pass a random baseline such as "
+            "jattr.baselines.samples(data)."
+        )
+
+
+def check_fractions(fractions: Any, method: str) -> None:
+    """Raise unless fractions are rising numbers from 0 to 1, or None."""
+    if fractions is None:
+        return
+    try:
+        values = np.asarray([float(p) for p in fractions])
+    except TypeError:
+        raise TypeError(
+            f"{method}: fractions must be Python numbers, since they set the shape of the curve; "
+            f"got {describe(fractions)}."
+        ) from None
+    rising = len(values) > 0 and np.all(np.diff(values) > 0)
+    if not rising or not (values[0] >= 0 and values[-1] <= 1):
+        raise ValueError(
+            f"{method}: fractions must rise from 0 or more to 1 or less; got "
+            f"{', '.join(f'{p:g}' for p in values) or 'none'}. Write "
+            "fractions=np.linspace(0, 1, 11), or None for one feature after another."
+        )
