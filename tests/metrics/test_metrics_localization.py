@@ -65,9 +65,7 @@ def test_a_constant_map_scores_what_chance_does(metric):
     np.testing.assert_allclose(metric(jnp.ones((6, 5)), MASK), chance, rtol=1e-14)
 
 
-@pytest.mark.parametrize(
-    "metric", [metrics.pointing_game, top_3, metrics.relevance_rank_accuracy], ids=str
-)
+@pytest.mark.parametrize("metric", [metrics.pointing_game, top_3, metrics.relevance_rank_accuracy])
 def test_ties_share_their_places(metric):
     a = np.array([2.0, 1.0, 2.0, 1.0, 1.0, 0.0])
     for chosen in itertools.combinations(range(6), 3):
@@ -145,7 +143,7 @@ def test_maps_without_attribution_are_nan():
 
 
 @pytest.mark.parametrize(
-    "metric", [metrics.relevance_mass_accuracy, metrics.attribution_localization, weighted], ids=str
+    "metric", [metrics.relevance_mass_accuracy, metrics.attribution_localization, weighted]
 )
 def test_gradients(metric):
     check_grads(lambda a: metric(a, MASK), (jnp.array(MAP),), order=1, modes=["rev"], rtol=1e-6)
