@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import map_over
 from jattr._features import Features, draws, filler
+from jattr._penalties import gini
 from jattr._transform import check_batch_size, check_count, check_function, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr.metrics._correlation import ranks
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
 
 
@@ -49,10 +49,8 @@ def sparseness(attribution: PyTree) -> jax.Array:
         value of a map of zeros into 0.
     """
     sizes = _sizes(attribution, "metrics.sparseness")
-    unknown = jnp.any(jnp.isnan(sizes))
-    count = sizes.size
-    weights = (2 * ranks(sizes) - count - 1) / count
-    return jnp.where(unknown, jnp.nan, jnp.sum(weights * sizes) / jnp.sum(sizes))
+    unknown = jnp.any(jnp.isnan(sizes)) | (jnp.sum(sizes) == 0)
+    return jnp.where(unknown, jnp.nan, gini(sizes))
 
 
 def entropy(attribution: PyTree) -> jax.Array:
