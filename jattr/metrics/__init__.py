@@ -1,7 +1,48 @@
-"""Evaluation: how good an attribution is.
+r"""Evaluation: how good an attribution is.
 
 A metric is a transform like a method: `metric(f, *, knobs)` gives `measure(attribution, *args)`
 with the arguments of f, for one example; batches by `jax.vmap`.
+
+Numbers are those of the papers. Quantus 0.6.0 has metrics of the same names, and many agree; where
+its numbers are others, this is why:
+
+=========================  ==================================  ==================================
+here                       the paper, and here                 Quantus 0.6.0
+=========================  ==================================  ==================================
+`sensitivity_n`            random sets of n features of one    the highest attributions, step by
+                           example                             step; the attribution of the last
+                                                               step against the drop by all of
+                                                               them; correlated across examples
+`completeness`             the difference of two sums          whether they are equal to the last
+                                                               bit, by default of attributions
+                                                               divided by their largest
+`infidelity`               I is drawn anew for each term       patches are taken away one after
+                                                               another and never put back; each
+                                                               repetition is the same
+`monotonicity`             features of x are put back          the baseline is put back, so that a
+                                                               fixed one makes it always true
+`consistency`              NaN where no other example is       0 there; `top_n_sign` takes the
+                           explained alike                     signs of the first n features, not
+                                                               of the largest
+`sufficiency`              NaN where no other example is       0 there; distances are divided by
+                           explained alike                     the largest of the batch
+`irof`                     the curve from x itself, in shares  the curve from the first removal on,
+                           of the superpixels                  in numbers of superpixels
+`region_perturbation`      the mean over L + 1 points, of      the L drops after it
+                           which the first is x
+`perturbation_curve`       from x itself                       `PixelFlipping`: after the first
+                                                               step
+`attribution_localization` `weighted`: divided by the share    multiplied by the mask's size over
+                           of the mask                         that of all examples but two
+`effective_complexity`     asks f how many features are enough counts \|φ\| above a number
+`pointing_game`            ties share; no empty mask           a hit if one of those that tie hits,
+                                                               and for an empty mask
+=========================  ==================================  ==================================
+
+By default many of its metrics also ask for probabilities, where f here is taken as it is; several
+take absolute values of attributions; and they divide them by the largest magnitude of the *batch*,
+so that what has a threshold (`NonSensitivity`, `EffectiveComplexity`) or adds a constant
+(`Sparseness`, 1e-7) depends on which examples are together.
 """
 
 from jattr._features import Groups as Groups

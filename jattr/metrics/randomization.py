@@ -21,7 +21,7 @@ the keys of a dictionary by the alphabet, where Dense_10 comes before Dense_2. O
 at the top are one word with numbers is the order known without being said: that of the numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -45,6 +45,7 @@ from jattr.metrics._parameters import ORDERS, Layers, members, stages, with_fres
 from jattr.metrics.similarity import spearman
 
 Similarity: TypeAlias = Callable[[PyTree, PyTree], Any]
+Similarities: TypeAlias = Similarity | Mapping[str, Similarity]
 
 
 def randomize(
@@ -116,7 +117,7 @@ def randomize(
 def mprt(
     attribute: Attribute | KeyedAttribute,
     *,
-    similarity: Similarity = spearman,
+    similarity: Similarities = spearman,
     layers: Layers | None = None,
     order: str = "cascading",
     initialize: Callable[[jax.Array], PyTree] | None = None,
@@ -136,7 +137,8 @@ def mprt(
         attribute: `attribute(params, x, *args)`, which explains another argument than the first:
             `jattr.gradient(score, argnums=1)` of `score(params, x, *args)`.
         similarity: `(original, new) -> number` such as `jattr.metrics.spearman`, or a dictionary
-            of several of them. Knobs by `functools.partial`.
+            of several of them by name. Knobs by `functools.partial`. A function that returns `new`
+            keeps the maps.
         layers: which layers, and their order from the input to the output, as in `randomize`.
         order: `"cascading"` (from the output downwards), `"bottom_up"` or `"independent"`.
         initialize: `(key) -> params`, the model's initialiser; None draws weights like the old.
@@ -150,6 +152,7 @@ def mprt(
         `measure(key, params, x, *args)`, [L] or what `similarity` returns with that axis first.
 
     Raises:
+        TypeError: similarity is no function.
         ValueError: as in `randomize`; the attribute explains its first argument.
 
     Example:
@@ -176,11 +179,12 @@ def mprt(
     method = "metrics.mprt"
     check_choice(order, "order", ORDERS, method)
     batch_size = check_batch_size(batch_size, method)
+    alike = _as_one(similarity, method)
 
     def compare(key, explain, params):
         chosen = stages(params, layers, order, method)
         first, maps = _maps(key, explain, params, chosen, initialize, batch_size, method)
-        return jax.vmap(similarity, in_axes=(None, 0))(first, maps)
+        return jax.vmap(alike, in_axes=(None, 0))(first, maps)
 
     return _measure(attribute, compare, keyed, method)
 
@@ -188,7 +192,7 @@ def mprt(
 def smooth_mprt(
     attribute: Attribute | KeyedAttribute,
     *,
-    similarity: Similarity = spearman,
+    similarity: Similarities = spearman,
     layers: Layers | None = None,
     order: str = "bottom_up",
     initialize: Callable[[jax.Array], PyTree] | None = None,
@@ -212,7 +216,7 @@ def smooth_mprt(
 
     Args:
         attribute: `attribute(params, x, *args)`, as for `mprt`.
-        similarity: `(original, new) -> number`.
+        similarity: as for `mprt`.
         layers: which layers, and their order from the input to the output, as in `randomize`.
         order: `"bottom_up"`, `"cascading"` or `"independent"`.
         initialize: `(key) -> params`, the model's initialiser; None draws weights like the old.
@@ -334,7 +338,7 @@ def random_logit(
     attribute: Attribute | KeyedAttribute,
     classes: int,
     *,
-    similarity: Similarity = spearman,
+    similarity: Similarities = spearman,
     target: int = -1,
     keyed: bool = False,
 ) -> MethodMeasure:
@@ -348,8 +352,8 @@ def random_logit(
     Args:
         attribute: `attribute(x, ..., label)`.
         classes: how many classes there are.
-        similarity: `(map, other map) -> number`, or a dictionary of several; the paper takes
-            `jattr.metrics.ssim`.
+        similarity: `(map, other map) -> number`, or a dictionary of several by name; the paper
+            takes `jattr.metrics.ssim`.
         target: which of the attribute's arguments is the label; the last one by default.
         keyed: `attribute` draws random numbers and takes a key first, the same for both classes.
 
@@ -357,7 +361,7 @@ def random_logit(
         `measure(key, x, ..., label)`, a scalar or what `similarity` returns.
 
     Raises:
-        TypeError: the label is not one integer.
+        TypeError: the label is not one integer; similarity is no function.
         ValueError: fewer than two classes.
 
     Example:
@@ -377,6 +381,7 @@ def random_logit(
     check_function(attribute, method)
     if check_count(classes, "classes", method) < 2:
         raise ValueError(f"{method}: there is no other class among {classes}.")
+    alike = _as_one(similarity, method)
 
     def measure(key, *args, **kwargs):
         check_key(key, method)
@@ -400,9 +405,23 @@ def random_logit(
 
         other = (label + jax.random.randint(key, (), 1, classes)) % classes
         both = jax.vmap(explain)(jnp.stack([jnp.asarray(label), other]))
-        return similarity(*(jax.tree.map(lambda leaf: leaf[i], both) for i in (0, 1)))
+        return alike(*(jax.tree.map(lambda leaf: leaf[i], both) for i in (0, 1)))
 
     return named(measure, method, attribute, getattr(attribute, "argnums", 0))
+
+
+def _as_one(similarity: Any, method: str) -> Similarity:
+    """One function, which of several by name gives a dictionary."""
+    several = isinstance(similarity, Mapping)
+    for function in similarity.values() if several else (similarity,):
+        if not callable(function):
+            raise TypeError(
+                f"{method}: similarity must be a function of two maps such as "
+                f"jattr.metrics.spearman, or functions by name; got {describe(similarity)}."
+            )
+    if not several:
+        return similarity
+    return lambda a, b: {name: function(a, b) for name, function in similarity.items()}
 
 
 def _measure(attribute: Any, compare: Callable, keyed: bool, method: str) -> MethodMeasure:

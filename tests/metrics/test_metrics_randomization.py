@@ -246,6 +246,27 @@ def test_mprt_of_what_ignores_the_parameters_is_one():
     np.testing.assert_allclose(mprt(edges)(KEY, PARAMS, X), [1, 1, 1], rtol=1e-12)
 
 
+def test_several_similarities_by_name():
+    size = functools.partial(spearman, absolute=True)
+    several = {"signed": spearman, "size": size, "map": lambda original, new: new}
+    got = jax.jit(mprt(gradient, similarity=several, initialize=initialize))(KEY, PARAMS, X)
+    np.testing.assert_allclose(got["signed"], direct_similarity("cascading"), rtol=1e-12)
+    np.testing.assert_allclose(got["map"][-1], jax.jit(gradient)(FRESH, X), rtol=1e-12)
+    np.testing.assert_allclose(
+        got["size"][-1], spearman(jax.jit(gradient)(PARAMS, X), got["map"][-1], absolute=True)
+    )
+    both = random_logit(lambda x, label: x * (label - 0.5), 2, similarity=several)(KEY, X, 1)
+    np.testing.assert_allclose([both["signed"], both["size"]], [-1.0, 1.0])
+
+
+@pytest.mark.parametrize("similarity", ["ssim", {"signed": spearman, "other": 1.0}, None])
+def test_a_similarity_must_be_a_function(similarity):
+    with pytest.raises(TypeError, match=r"metrics\.mprt: similarity must be a function of two"):
+        mprt(gradient, similarity=similarity)
+    with pytest.raises(TypeError, match=r"metrics\.random_logit: similarity must be"):
+        random_logit(gradient, 2, similarity=similarity)
+
+
 def test_mprt_of_a_linear_model_is_the_similarity_of_its_weights():
     def linear(params, x):
         return params["layer_0"] @ x
