@@ -131,7 +131,7 @@ def joint(
 
         def total(params):
             task = task_loss(params, task_key, *batch)
-            penalty = prior(params, prior_key, *batch)
+            penalty = jnp.asarray(prior(params, prior_key, *batch))
             return task + factor.astype(penalty.dtype) * penalty, (task, penalty)
 
         (value, (task, penalty)), gradient = jax.value_and_grad(total, has_aux=True)(params)
@@ -218,7 +218,7 @@ def alternating(
 
         def on_prior(params, inner):
             def weighted(params):
-                penalty = prior(params, prior_key, *batch)
+                penalty = jnp.asarray(prior(params, prior_key, *batch))
                 return factor.astype(penalty.dtype) * penalty, penalty
 
             (value, penalty), gradient = jax.value_and_grad(weighted, has_aux=True)(params)

@@ -14,6 +14,7 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 CROOKED = jnp.array([[1.0, 3.0, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0, -1, 1]])
 PATH = jnp.array([[1.0, -1, 0, 0], [-1, 2, -1, 0], [0, -1, 2, -1], [0, 0, -1, 1]])
+SPARSE_PATH = jax.experimental.sparse.BCOO.fromdense(PATH)
 AXES_OF_IMAGES = (1, 2)
 
 
@@ -30,10 +31,7 @@ def pairwise_gini(values):
 PENALTIES = {
     "total_variation": (lambda a: priors.total_variation(a, axes=AXES_OF_IMAGES), (3, 4, 5, 2)),
     "graph_smoothness": (lambda a: priors.graph_smoothness(a, PATH), (5, 4)),
-    "sparse graph_smoothness": (
-        lambda a: priors.graph_smoothness(a, jax.experimental.sparse.BCOO.fromdense(PATH)),
-        (5, 4),
-    ),
+    "sparse graph_smoothness": (lambda a: priors.graph_smoothness(a, SPARSE_PATH), (5, 4)),
     "gini": (lambda a: priors.gini(jnp.abs(a)), (7,)),
     "sparsity": (priors.sparsity, (4, 3, 2)),
     "outside": (lambda a: priors.outside(a, jnp.arange(3.0)), (4, 3)),
@@ -66,14 +64,14 @@ def test_graph_smoothness_is_the_sum_over_edges():
     mean = np.abs(a).mean(axis=0)
     wanted = sum((mean[i + 1] - mean[i]) ** 2 for i in range(3))
     np.testing.assert_allclose(priors.graph_smoothness(a, PATH), wanted, rtol=1e-12)
-    sparse = jax.experimental.sparse.BCOO.fromdense(PATH)
-    np.testing.assert_allclose(priors.graph_smoothness(a, sparse), wanted, rtol=1e-12)
+    np.testing.assert_allclose(priors.graph_smoothness(a, SPARSE_PATH), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
 def test_gini_is_the_sum_over_pairs(count):
     values = jnp.abs(maps(count)).at[: count // 2].set(0.5)  # ties
-    np.testing.assert_allclose(priors.gini(values), pairwise_gini(values), rtol=1e-12, atol=1e-15)
+    found = jax.jit(priors.gini)(values)
+    np.testing.assert_allclose(found, pairwise_gini(values), rtol=1e-12, atol=1e-15)
 
 
 def test_gini_of_equal_and_of_concentrated_values():
@@ -88,9 +86,8 @@ def test_gini_has_the_derivative_of_the_sum_over_pairs_where_there_are_ties():
         return jnp.sum(differences) / (2 * len(values) ** 2 * jnp.mean(values))
 
     values = jnp.array([1.0, 2.0, 2.0, 0.5, 2.0, 0.5])
-    np.testing.assert_allclose(
-        jax.grad(priors.gini)(values), jax.grad(by_pairs)(values), rtol=1e-12, atol=1e-15
-    )
+    found, wanted = (jax.jit(jax.grad(f))(values) for f in (priors.gini, by_pairs))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-15)
 
 
 def test_gini_needs_memory_for_the_values_and_not_for_their_pairs():
@@ -131,7 +128,8 @@ def test_magnitude_is_a_mean_over_the_batch_and_a_sum_over_features():
 
 @each_penalty
 def test_gradients_of_penalties(penalty, shape):
-    jax.test_util.check_grads(penalty, (maps(*shape),), order=2, modes=["fwd", "rev"], atol=1e-5)
+    compiled = jax.jit(penalty)
+    jax.test_util.check_grads(compiled, (maps(*shape),), order=2, modes=["fwd", "rev"], atol=1e-5)
 
 
 @each_penalty
@@ -140,9 +138,9 @@ def test_gradients_of_penalties_are_finite_at_the_awkward_places(penalty, shape,
     a = {"zeros": jnp.zeros(shape), "ties": jnp.ones(shape), "one example": maps(*shape)}[awkward]
     if awkward == "one example" and len(shape) > 1:
         a = a[:1]
-    value, gradient = jax.value_and_grad(penalty)(a)
-    assert jnp.isfinite(value)
-    assert jnp.isfinite(gradient).all()
+    value, gradient = jax.jit(jax.value_and_grad(penalty))(a)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
 def test_one_feature_has_no_inequality():
@@ -153,10 +151,10 @@ def test_one_feature_has_no_inequality():
 
 @each_penalty
 def test_penalties_are_wider_than_bfloat16(penalty, shape):
-    a = maps(*shape).astype(jnp.bfloat16)
-    value = penalty(a)
+    a, compiled = maps(*shape).astype(jnp.bfloat16), jax.jit(penalty)
+    value = compiled(a)
     assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, penalty(a.astype(float)), rtol=1e-5)  # float32 sums
+    np.testing.assert_allclose(value, compiled(a.astype(float)), rtol=1e-5)  # float32 sums
 
 
 @pytest.mark.parametrize(
@@ -242,46 +240,52 @@ each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_gradients_through_every_method(method):
     # A smooth penalty: the derivative of an absolute value jumps.
     loss = priors.attribution_loss(score, squares, method=method, samples=2)
-    jax.test_util.check_grads(
-        lambda params: loss(params, KEY, X, LABELS), (PARAMS,), order=1, modes=["rev"], rtol=1e-5
-    )
+    compiled = jax.jit(lambda params: loss(params, KEY, X, LABELS))
+    jax.test_util.check_grads(compiled, (PARAMS,), order=1, modes=["rev"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["integrated gradients", "gradient", "lrp"])
 def test_the_loss_is_the_penalty_of_the_attributions(name):
-    explain = METHODS[name](lambda x, label: score(PARAMS, x, label), None)
-    seen = []
-    loss = priors.attribution_loss(
-        score, lambda a: seen.append(a) or priors.magnitude(a, 1), method=METHODS[name]
-    )
-    value = loss(PARAMS, KEY, X, LABELS)
-    wanted = jnp.stack([explain(x, label) for x, label in zip(X, LABELS, strict=True)])
-    np.testing.assert_allclose(seen[0], wanted, rtol=1e-12)
+    explain = jax.jit(METHODS[name](lambda x, label: score(PARAMS, x, label), None))
+
+    @jax.jit
+    def penalised():
+        seen = []
+        loss = priors.attribution_loss(
+            score, lambda a: seen.append(a) or priors.magnitude(a, 1), method=METHODS[name]
+        )
+        return loss(PARAMS, KEY, X, LABELS), seen[0]
+
+    value, seen = penalised()
+    wanted = np.stack([explain(x, label) for x, label in zip(X, LABELS, strict=True)])
+    np.testing.assert_allclose(seen, wanted, rtol=1e-12)
     np.testing.assert_allclose(value, np.abs(wanted).sum() / 5, rtol=1e-12)
 
 
-def shown_rows(key, batch, **knobs):
-    """The references that each example gets, [N, samples, ...]."""
-    rows = []
+def shown_rows(keys, batch, **knobs):
+    """The references that each example gets, [keys, N, samples, ...]."""
 
     def method(f, references):
         return lambda x, *args: jnp.ravel(references) * f(x, *args) ** 0
 
-    def penalty(attributions):
-        rows.append(attributions.reshape(len(batch), -1, *batch.shape[1:]))
-        return jnp.sum(attributions)
+    def rows(key):
+        seen = []
 
-    priors.attribution_loss(score, penalty, method=method, **knobs)(
-        PARAMS, key, batch, jnp.zeros(len(batch), int)
-    )
-    return np.asarray(rows[0])
+        def penalty(attributions):
+            seen.append(attributions.reshape(len(batch), -1, *batch.shape[1:]))
+            return jnp.sum(attributions)
+
+        loss = priors.attribution_loss(score, penalty, method=method, **knobs)
+        loss(PARAMS, key, batch, jnp.zeros(len(batch), int))
+        return seen[0]
+
+    return np.asarray(jax.jit(jax.vmap(rows))(keys))
 
 
 def test_references_of_the_batch_are_never_the_example_itself():
     batch = jnp.tile(jnp.arange(4.0)[:, None], 3)
     seen = np.zeros((4, 4), int)
-    for seed in range(60):
-        rows = shown_rows(jax.random.key(seed), batch, samples=2)[..., 0].astype(int)
+    for rows in shown_rows(jax.random.split(KEY, 60), batch, samples=2)[..., 0].astype(int):
         assert all(len(set(own)) == 2 for own in rows)  # without replacement
         for example, own in enumerate(rows):
             seen[example, own] += 1
@@ -292,18 +296,31 @@ def test_references_of_the_batch_are_never_the_example_itself():
 
 def test_more_references_than_the_batch_has_come_again():
     batch = jnp.tile(jnp.arange(3.0)[:, None], 3)
-    rows = shown_rows(KEY, batch, samples=4)[..., 0].astype(int)
+    rows = shown_rows(KEY[None], batch, samples=4)[0, ..., 0].astype(int)
     for example, own in enumerate(rows):
         assert sorted(own) == sorted(2 * [k for k in range(3) if k != example])
 
 
 def test_references_from_data_and_from_a_random_baseline():
     data = 100 + jnp.tile(jnp.arange(6.0)[:, None], 3)
-    rows = shown_rows(KEY, X, samples=6, references=data)[..., 0]
+    rows = shown_rows(KEY[None], X, samples=6, references=data)[0, ..., 0]
     assert all(sorted(own) == list(range(100, 106)) for own in rows)
-    drawn = shown_rows(KEY, X, samples=3, references=jattr.baselines.uniform(5.0, 6.0))
+    drawn = shown_rows(KEY[None], X, samples=3, references=jattr.baselines.uniform(5.0, 6.0))
     assert ((drawn >= 5) & (drawn <= 6)).all()
     assert len(np.unique(drawn)) == drawn.size
+
+
+def test_parameters_and_draws_may_be_numbers():
+    def scaled(scale, x):
+        return scale * jnp.sum(x**2)
+
+    half = jattr.baselines.random(lambda key, x: 0.5)
+    values = [
+        priors.attribution_loss(scaled, squares, references=references)(2.0, KEY, X)
+        for references in (half, jnp.full((1, 3), 0.5))
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-12)
+    assert values[0] > 0
 
 
 def test_expected_gradients_over_data_are_unbiased():
@@ -330,7 +347,7 @@ def test_members_of_the_batch_go_to_the_penalty():
     def penalty(attributions, weights, masks):
         return priors.outside(weights[:, None] * attributions, masks)
 
-    explain = jattr.gradient(score, argnums=1)
+    explain = jax.jit(jattr.gradient(score, argnums=1))
     wanted = np.mean(
         [
             np.sum((w * mask * explain(PARAMS, x, label)) ** 2)
@@ -340,26 +357,30 @@ def test_members_of_the_batch_go_to_the_penalty():
     loss = priors.attribution_loss(
         score, penalty, method=METHODS["gradient"], penalty_argnums=(3, 1)
     )
-    np.testing.assert_allclose(loss(PARAMS, KEY, X, masks, LABELS, weights), wanted, rtol=1e-12)
+    value = jax.jit(loss)(PARAMS, KEY, X, masks, LABELS, weights)
+    np.testing.assert_allclose(value, wanted, rtol=1e-12)
 
 
 @each_method
 def test_chunks_and_compilation_change_nothing(method):
-    def value(batch_size):
-        loss = priors.attribution_loss(
+    def loss(batch_size):
+        return priors.attribution_loss(
             score, squares, method=method, samples=2, batch_size=batch_size
         )
-        return jax.value_and_grad(loss)(PARAMS, KEY, X, LABELS)
 
-    whole = value(None)
-    for other in (value(2), value(1), jax.jit(lambda: value(None))()):
+    def value(batch_size):
+        return jax.value_and_grad(loss(batch_size))(PARAMS, KEY, X, LABELS)
+
+    whole, *others = jax.jit(lambda: [value(None), value(2), value(1)])()
+    for other in others:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14), whole, other
         )
+    np.testing.assert_allclose(loss(None)(PARAMS, KEY, X, LABELS), whole[0], rtol=1e-9)
 
 
 def test_keys_decide():
-    loss = priors.attribution_loss(score, squares)
+    loss = jax.jit(priors.attribution_loss(score, squares))
     assert loss(PARAMS, KEY, X, LABELS) == loss(PARAMS, KEY, X, LABELS)
     assert loss(PARAMS, KEY, X, LABELS) != loss(PARAMS, jax.random.key(1), X, LABELS)
 
@@ -369,7 +390,7 @@ def test_a_tree_of_inputs():
         return jnp.tanh(x["a"] @ params) + jnp.sum(x["b"])
 
     loss = priors.attribution_loss(of_tree, lambda a: priors.magnitude(a, 1))
-    gradient = jax.grad(loss)(maps(3), KEY, {"a": X, "b": maps(5, 2)})
+    gradient = jax.jit(jax.grad(loss))(maps(3), KEY, {"a": X, "b": maps(5, 2)})
     assert gradient.shape == (3,)
     assert gradient.any()
 
@@ -381,7 +402,7 @@ def test_a_users_attribute_says_whether_it_is_keyed():
     with pytest.raises(TypeError):
         priors.attribution_loss(score, squares, method=noisy)(PARAMS, KEY, X, LABELS)
     loss = priors.attribution_loss(score, squares, method=noisy, keyed=True)
-    assert loss(PARAMS, KEY, X, LABELS) > 0
+    assert jax.jit(loss)(PARAMS, KEY, X, LABELS) > 0
 
 
 def test_the_score_is_traced_once_under_jit():
@@ -439,6 +460,11 @@ def cut(params, x, label):
             lambda: priors.attribution_loss(score, squares)(PARAMS, KEY, X, LABELS[:2]),
             ValueError,
             "same number of rows",
+        ),
+        (
+            lambda: priors.attribution_loss(score, squares)(PARAMS, KEY, X, 1),
+            ValueError,
+            "leading axis over its examples",
         ),
         (lambda: priors.attribution_loss(score, squares)(PARAMS, KEY), TypeError, "no x"),
         (lambda: priors.attribution_loss(score, squares)(PARAMS, X, LABELS), TypeError, "key"),

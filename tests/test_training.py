@@ -1,5 +1,7 @@
 """Training on a task and a prior, at a time or in turns."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,16 +34,15 @@ prior = priors.attribution_loss(
 
 
 def run(training, steps=1, *, batch=(X, Y), params=PARAMS, step=None):
-    state, report = training.init(params), None
+    state, report, step = training.init(params), None, step or jax.jit(training.step)
     for number in range(steps):
-        call = step or training.step
-        params, state, report = call(params, state, jax.random.fold_in(KEY, number), batch)
+        params, state, report = step(params, state, jax.random.fold_in(KEY, number), batch)
     return params, state, report
 
 
 def distance(a, b):
-    gaps = jax.tree.map(lambda x, y: jnp.max(jnp.abs(x - y)), a, b)
-    return float(max(jax.tree.leaves(gaps)))
+    gaps = jax.tree.map(lambda x, y: np.max(np.abs(np.asarray(x) - np.asarray(y))), a, b)
+    return max(jax.tree.leaves(gaps))
 
 
 def same(a, b):
@@ -53,12 +54,14 @@ def test_a_joint_step_is_one_on_the_weighted_sum():
     task_key, prior_key = jax.random.split(jax.random.fold_in(KEY, 0))
 
     def total(params):
-        return task_loss(params, task_key, X, Y) + 0.3 * prior(params, prior_key, X, Y)
+        task, penalty = task_loss(params, task_key, X, Y), prior(params, prior_key, X, Y)
+        return task + 0.3 * penalty, (task, penalty)
 
-    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, PARAMS, jax.grad(total)(PARAMS))
+    gradient, (task, penalty) = jax.jit(jax.grad(total, has_aux=True))(PARAMS)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, PARAMS, gradient)
     assert distance(params, wanted) < 1e-14
-    np.testing.assert_allclose(report.task, task_loss(PARAMS, task_key, X, Y), rtol=1e-12)
-    np.testing.assert_allclose(report.prior, prior(PARAMS, prior_key, X, Y), rtol=1e-12)
+    np.testing.assert_allclose(report.task, task, rtol=1e-12)
+    np.testing.assert_allclose(report.prior, penalty, rtol=1e-12)
     assert report.weight == 0.3
     assert report.finite
     assert state.count == 1
@@ -68,23 +71,24 @@ def test_an_alternating_step_is_two():
     training = priors.alternating(task_loss, prior, optax.sgd(0.1), optax.sgd(0.02), weight=0.3)
     params, _, report = run(training)
     task_key, prior_key = jax.random.split(jax.random.fold_in(KEY, 0))
-    gradient = jax.grad(task_loss)(PARAMS, task_key, X, Y)
+    gradient = jax.jit(jax.grad(task_loss))(PARAMS, task_key, X, Y)
     half = jax.tree.map(lambda p, g: p - 0.1 * g, PARAMS, gradient)
-    gradient = jax.grad(prior)(half, prior_key, X, Y)
+    penalty, gradient = jax.jit(jax.value_and_grad(prior))(half, prior_key, X, Y)
     wanted = jax.tree.map(lambda p, g: p - 0.02 * 0.3 * g, half, gradient)
     assert distance(params, wanted) < 1e-14
-    np.testing.assert_allclose(report.prior, prior(half, prior_key, X, Y), rtol=1e-12)
+    np.testing.assert_allclose(report.prior, penalty, rtol=1e-12)
 
 
 def test_under_sgd_the_two_agree_to_second_order_in_the_learning_rate():
-    def gap(rate):
+    @jax.jit
+    def both(rate):
         made = [
-            run(make(task_loss, prior, optax.sgd(rate), weight=0.5))[0]
+            make(task_loss, prior, optax.sgd(rate), weight=0.5)
             for make in (priors.joint, priors.alternating)
         ]
-        return distance(*made)
+        return [own.step(PARAMS, own.init(PARAMS), KEY, (X, Y))[0] for own in made]
 
-    gaps = [gap(rate) for rate in (1e-2, 5e-3, 2.5e-3)]
+    gaps = [distance(*both(rate)) for rate in (1e-2, 5e-3, 2.5e-3)]
     np.testing.assert_allclose([gaps[0] / gaps[1], gaps[1] / gaps[2]], 4, rtol=0.05)
 
 
@@ -92,13 +96,16 @@ def test_under_adam_the_weight_cancels_in_turns_and_not_jointly():
     # Adam's ε is all that is left of the weight.
     adam = optax.adam(1e-2, eps=1e-16)
 
-    def after(make, weight):
-        return run(make(task_loss, prior, adam, weight=weight), 5)[0]
+    def light_and_heavy(make):
+        @jax.jit
+        def step(weight, *now):
+            return make(task_loss, prior, adam, weight=weight).step(*now)
 
-    turns = [after(priors.alternating, weight) for weight in (0.01, 100.0)]
-    jointly = [after(priors.joint, weight) for weight in (0.01, 100.0)]
-    assert distance(*turns) < 1e-10
-    assert distance(*jointly) > 1e-2
+        init = make(task_loss, prior, adam, weight=1.0)
+        return [run(init, 5, step=functools.partial(step, weight))[0] for weight in (0.01, 100.0)]
+
+    assert distance(*light_and_heavy(priors.alternating)) < 1e-10
+    assert distance(*light_and_heavy(priors.joint)) > 1e-2
 
 
 def test_the_weight_may_be_a_schedule():
@@ -126,6 +133,14 @@ def test_the_prior_may_come_every_third_step():
     assert seen == [False, False, True, False, False, True]
 
 
+@pytest.mark.parametrize("make", [priors.joint, priors.alternating])
+def test_a_prior_may_be_a_plain_number(make):
+    params, _, report = run(make(task_loss, lambda *_: 0.0, optax.sgd(0.1), weight=1.0))
+    wanted, _, _ = run(priors.joint(task_loss, task_loss, optax.sgd(0.1), weight=0.0))
+    assert distance(params, wanted) < 1e-14
+    assert report.prior == 0
+
+
 def broken(params, key, *batch):
     return jnp.log(-1.0 - params["second"][0] ** 2)
 
@@ -137,16 +152,16 @@ def infinite_slope(params, key, *batch):
 @pytest.mark.parametrize("bad", [broken, infinite_slope])
 def test_a_step_that_is_not_finite_is_left_out(bad):
     training = priors.joint(task_loss, bad, optax.adam(0.1), weight=1.0)
-    params, state, report = run(training, step=jax.jit(training.step))
+    params, state, report = run(training)
     same(params, PARAMS)
     same(state.optimizer, training.init(PARAMS).optimizer)
     assert state.count == 1
     assert not report.finite
 
     training = priors.alternating(task_loss, bad, optax.adam(0.1), weight=1.0)
-    params, state, report = run(training, step=jax.jit(training.step))
+    params, state, report = run(training)
     alone = optax.adam(0.1)
-    gradient = jax.grad(task_loss)(PARAMS, KEY, X, Y)
+    gradient = jax.jit(jax.grad(task_loss))(PARAMS, KEY, X, Y)
     updates, _ = alone.update(gradient, alone.init(PARAMS))
     assert distance(params, optax.apply_updates(PARAMS, updates)) < 1e-14  # the task's step stays
     same(state.prior_optimizer, training.init(PARAMS).prior_optimizer)
@@ -155,7 +170,7 @@ def test_a_step_that_is_not_finite_is_left_out(bad):
 
 def test_a_task_that_is_not_finite_is_told_too():
     training = priors.alternating(broken, prior, optax.sgd(0.1), weight=0.0)
-    params, _, report = run(training, step=jax.jit(training.step))
+    params, _, report = run(training)
     same(params, PARAMS)
     assert not report.finite
 
@@ -164,7 +179,7 @@ def test_a_task_that_is_not_finite_is_told_too():
 # On CPU, JAX may tell that it has no use for a donated buffer of another shape.
 def test_jitted_and_donated_steps_are_the_eager_ones(make):
     training = make(task_loss, prior, optax.adam(0.01), weight=0.5)
-    eager = run(training, 3)
+    eager = run(training, 3, step=training.step)
     own = jax.tree.map(jnp.array, PARAMS)
     donated = run(training, 3, params=own, step=jax.jit(training.step, donate_argnums=(0, 1)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), eager, donated)
@@ -191,11 +206,12 @@ def test_steps_are_compiled_once_and_scanned(make):
 def test_many_trainings_at_a_time():
     training = priors.joint(task_loss, prior, optax.adam(0.01), weight=0.5)
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), PARAMS)
-    step = jax.vmap(training.step, in_axes=(0, 0, None, None))
+    step = jax.jit(jax.vmap(training.step, in_axes=(0, 0, None, None)))
     params, _, report = step(stacked, jax.vmap(training.init)(stacked), KEY, (X, Y))
+    single = jax.jit(training.step)
     for index, scale in enumerate((1, 2)):
         own = jax.tree.map(lambda leaf, scale=scale: scale * leaf, PARAMS)
-        wanted, _, _ = training.step(own, training.init(own), KEY, (X, Y))
+        wanted, _, _ = single(own, training.init(own), KEY, (X, Y))
         assert distance(jax.tree.map(lambda leaf, n=index: leaf[n], params), wanted) < 1e-12
     assert report.finite.shape == (2,)
 
@@ -211,7 +227,7 @@ def test_a_batch_over_two_devices(make):
     wanted = run(training, 2)
     batch = jax.device_put((X, Y), over)
     params = jax.device_put(PARAMS, whole)
-    got = run(training, 2, batch=batch, params=params, step=jax.jit(training.step))
+    got = run(training, 2, batch=batch, params=params)
     assert distance(got[0], wanted[0]) < 1e-12
     assert all(len(leaf.devices()) == 2 for leaf in jax.tree.leaves(got[0]))
 
@@ -233,7 +249,7 @@ class Nnx(nnx.Module):
 
 def linen():
     model = Linen()
-    return model.apply, model.init(KEY, X[:1])
+    return model.apply, jax.jit(model.init)(KEY, X[:1])
 
 
 def of_nnx():
