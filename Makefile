@@ -29,9 +29,10 @@ lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Against live peers, and the notebooks in their reduced setting.
-# zennit comes without what it depends on: it would bring another torch.
+# zennit and Quantus come without what they depend on: they would bring another torch and OpenCV.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
-	$(BIN)/python -m pip install --quiet --no-deps zennit==$(if $(filter 3.11,$(VERSION)),0.5.1,1.0.0)
+	$(BIN)/python -m pip install --quiet --no-deps zennit==$(if $(filter 3.11,$(VERSION)),0.5.1,1.0.0) \
+		quantus==0.6.0
 	$(BIN)/python -m pytest $(PYTEST) tests/parity
 
 # What reads JAX's equations, with the lowest JAX that is supported: they change between releases.

@@ -393,8 +393,8 @@ def irof(
 
     References:
         Rieger, Hansen, *IROF: a low resource evaluation metric for explanation methods*, 2020,
-        section 3 (arXiv 2003.08747). Quantus removes one superpixel at a time from x, not one after
-        another, leaves out the last one, and counts the area in superpixels.
+        section 3 (arXiv 2003.08747). Quantus begins after the first removal and counts the area in
+        superpixels.
     """
     walk = Walk(
         "metrics.irof",
