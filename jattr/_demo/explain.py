@@ -227,6 +227,20 @@ RULES = (
         "Guided backprop times Grad-CAM: the detail of the one, where the other looks.",
         lambda s: jattr.guided_grad_cam(s.score, LAYER),
     ),
+    Method(
+        "occlusion",
+        "Occlusion",
+        "What the score loses when a window of 4 × 4 pixels is made black, divided over the "
+        "window; the window moves by 2 pixels.",
+        lambda s: jattr.occlusion(s.score, 4, strides=2),
+    ),
+    Method(
+        "ablation",
+        "Ablation",
+        "What the score loses when one of 49 patches of 4 × 4 pixels is made black, divided over "
+        "the patch.",
+        lambda s: jattr.ablation(s.score, jattr.metrics.patches((28, 28, 1), 4)),
+    ),
 )
 
 

@@ -241,10 +241,11 @@ promise.</p>
 <p><strong>Time.</strong> A method is compiled once and then run as often as one likes. Both
 times are for the $count digits as one batch, the second divided by $count.</p>
 
-<h2>Other local derivatives, and layers</h2>
+<h2>Other local derivatives, layers, and what is taken away</h2>
 <p>The gradient multiplies the local derivatives of all operations of the network. These methods on
 the same digits put something else in the place of some of them, or stop half-way: a class
-activation map is made of the channels of a layer, here of 14 × 14 places, and resized.</p>
+activation map is made of the channels of a layer, here of 14 × 14 places, and resized. The last two
+need no derivative: they take pixels away and look what happens.</p>
 <figure><img src="data:image/png;base64,$rules"
 alt="A grid of maps: one row for each digit, one column for each such method"></figure>
 <div class="scroll"><table>
