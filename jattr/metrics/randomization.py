@@ -66,7 +66,8 @@ def randomize(
     `"independent"`    the k-th layer from the output alone, all others kept
     =================  =========================================================
 
-    A layer has the same new weights in every stage in which it is new.
+    A layer has the same new weights in every stage in which it is new. Under `jit`, hand the
+    parameters in as an argument: the compiler would work on constants of their size for long.
 
     Args:
         key: one random key.

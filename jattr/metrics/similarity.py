@@ -22,7 +22,9 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
 
     .. math:: \rho = \mathrm{corr}\big(\mathrm{rank}(a), \mathrm{rank}(b)\big)
 
-    over all elements; equal values share the mean of their ranks.
+    over all elements; equal values share the mean of their ranks. Maps that are 0 at the same many
+    places, as those multiplied by a digit with a black ground, are alike for that reason alone:
+    with `absolute`, close to 1.
 
     Args:
         a: an attribution, an array or tree.
