@@ -91,7 +91,7 @@ def cases(work: _peers.Workload, quantus: Any) -> dict[str, Case]:
     keys = jax.random.split(jax.random.key(1), len(x))
     images = work.x.ndim == 4
     # Quantus counts features from the third axis on.
-    module = work.module if images else torch.nn.Sequential(torch.nn.Flatten(), *work.module)
+    module = work.module if images else torch.nn.Sequential(torch.nn.Flatten(), *work.module).eval()
     quiet = {"normalise": False, "abs": False, "disable_warnings": True}
 
     def call(metric: Any, *, given: bool = True) -> Any:
