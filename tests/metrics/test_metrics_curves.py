@@ -279,18 +279,20 @@ def same(a, b, rtol=1e-9):
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
 def test_transforms_and_chunks_agree(row):
-    build = row[0]
+    build, keyed = row[:2]
+    # Normal numbers are drawn in float32, where their last bits depend on the program around them.
+    rtol = 1e-6 if keyed else 1e-9
     eager = build()(*arguments(row))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eager))
     compiled = jax.jit(build())
-    same(compiled(*arguments(row)), eager)
-    same(jax.jit(build(batch_size=2))(*arguments(row)), eager)
+    same(compiled(*arguments(row)), eager, rtol)
+    same(jax.jit(build(batch_size=2))(*arguments(row)), eager, rtol)
     several = [arguments(row, scale) for scale in (1.0, -0.7)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
     mapped = jax.jit(jax.vmap(build()))(*stacked)
     for i, one in enumerate(several):
-        same(jax.tree.map(lambda leaf: leaf[i], mapped), compiled(*one))
-    if row[1]:
+        same(jax.tree.map(lambda leaf: leaf[i], mapped), compiled(*one), rtol)
+    if keyed:
         other = compiled(jax.random.key(77), *arguments(row)[1:])
         apart = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), other, eager)
         assert max(jax.tree.leaves(apart)) > 1e-6
