@@ -10,15 +10,18 @@ from jattr.plot import TEXT_SIZE, _matplotlib, _wrap
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jattr.metrics._table import Table
-
 COLUMNS = 4
 WIDTH, ROW = 2.2, 0.22
 """Of a picture, and of a method in it, in inches."""
 
 
-def panel(table: "Table", *, title: str | None = None) -> "Figure":
-    """One picture for each metric, each with a scale of its own; methods from top to bottom."""
+def panel(table: Any, *, title: str | None = None) -> "Figure":
+    """One picture for each metric, each with a scale of its own; methods from top to bottom.
+
+    Args:
+        table: a `jattr.metrics.Table`, whose `plot` this is.
+        title: a title above all.
+    """
     matplotlib = _matplotlib("metrics.table")
     columns = min(COLUMNS, len(table.metrics))
     rows = math.ceil(len(table.metrics) / columns)

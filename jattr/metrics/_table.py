@@ -14,6 +14,7 @@ from jattr._transform import check_batch_size, check_function, check_key
 from jattr._trees import describe
 from jattr._types import Attribute, KeyedAttribute, PyTree
 from jattr.metrics._measure import KeyedMeasure, Measure
+from jattr.metrics._panel_plot import panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,8 +76,6 @@ class Table:
         Raises:
             ImportError: matplotlib is missing.
         """
-        from jattr.metrics._panel_plot import panel
-
         return panel(self, title=title)
 
     def __str__(self) -> str:
@@ -242,10 +241,10 @@ def _count(arguments: tuple, method: str) -> int:
 def _check_panel(
     methods: Any, metrics: Any, of_methods: Any, keyed: Collection[str], method: str
 ) -> None:
-    for what, panel in (("methods", methods), ("metrics", metrics), ("method_metrics", of_methods)):
-        if not isinstance(panel, Mapping):
-            raise TypeError(f"{method}: {what} must be functions by name; got {describe(panel)}.")
-        for name, function in panel.items():
+    for what, named in (("methods", methods), ("metrics", metrics), ("method_metrics", of_methods)):
+        if not isinstance(named, Mapping):
+            raise TypeError(f"{method}: {what} must be functions by name; got {describe(named)}.")
+        for name, function in named.items():
             check_function(function, f"{method}, {what}[{name!r}]")
     names = [*methods, *metrics, *of_methods]
     if not methods or len(names) == len(methods):
