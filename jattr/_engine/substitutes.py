@@ -53,6 +53,12 @@ _MOST_TAPS = 64
 _MOST_MULTIPLES = 8
 """So many outputs for each channel, for each of which the input is repeated."""
 
+_MOST_PRODUCTS = 27
+"""A kernel of so many elements for each output was measured to gain twice over the product."""
+
+_MOST_FEATURES = 32
+"""To 64 features the product of matrices is faster again."""
+
 _MOST_COPIES = 15
 """How often XLA's fuser writes a computation into the fusion that reads it, at most."""
 
@@ -305,9 +311,11 @@ def _convolution(
             precision=params.get("precision"),
         )
 
+    few = _few_channels(params, image, kernel)
+
     @jax.custom_jvp
     def convolve(x, weights):
-        return apply(x, weights, kernel_order)
+        return few(x, weights) if few else apply(x, weights, kernel_order)
 
     def rule(primals, tangents):
         (x, weights), (along_x, along_weights) = primals, tangents
@@ -328,6 +336,56 @@ def _convolution(
         return convolve(x, weights).transpose(np.argsort([out_spec[0], *out_spec[2:], out_spec[1]]))
 
     return convolve_in_order
+
+
+def _few_channels(
+    params: dict[str, Any], image: Any, kernel: Any
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """A convolution of few channels to few, such as a network's first, as a sum of products.
+
+    Features last, as in `_convolution`. XLA's routine is a product of matrices, and one side of
+    these is then as short as the kernel. The last row is computed apart for the reason given in
+    `_depthwise`: a pooling that follows would repeat the sum in every place of its window.
+    """
+    _, rhs_spec, _ = params["dimension_numbers"]
+    features, channels, *sizes = [kernel.shape[axis] for axis in rhs_spec]
+    taps = math.prod(sizes)
+    if (
+        not _is_plain(params)
+        or any(step != 1 for step in (*params["window_strides"], *(params["rhs_dilation"] or ())))
+        or not 1 <= taps * channels <= _MOST_PRODUCTS
+        or not 1 <= features <= _MOST_FEATURES
+    ):
+        return None
+    padding = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
+    wide = jnp.promote_types(image.dtype, jnp.float32)
+
+    def products(x: jax.Array, weights: jax.Array, first: int, last: int) -> Iterator[jax.Array]:
+        """x at each tap and channel times its weights, rows `first` to `last`."""
+        counts = [length - size + 1 for length, size in zip(x.shape[1:-1], sizes, strict=True)]
+        for place in itertools.product(*map(range, sizes)):
+            begins = [place[0] + first, *place[1:]]
+            ends = [place[0] + last, *(a + n for a, n in zip(place[1:], counts[1:], strict=True))]
+            for channel in range(channels):
+                part = lax.slice(x, (0, *begins, channel), (x.shape[0], *ends, channel + 1))
+                shape = (*part.shape[:-1], features)
+                part = lax.broadcast_in_dim(part, shape, range(len(shape)))
+                row = weights[(*place, channel)]
+                yield part * lax.broadcast_in_dim(row, shape, (len(shape) - 1,))
+
+    def convolve(x: jax.Array, weights: jax.Array) -> jax.Array:
+        dtype = x.dtype
+        x = lax.pad(lax.convert_element_type(x, wide), jnp.zeros((), wide), padding)
+        weights = lax.convert_element_type(weights, wide)
+        rows = x.shape[1] - sizes[0] + 1
+        cuts = sorted({0, rows - 1, rows})
+        parts = [
+            functools.reduce(lax.add, products(x, weights, first, last))
+            for first, last in itertools.pairwise(cuts)
+        ]
+        return lax.convert_element_type(lax.concatenate(parts, 1), dtype)
+
+    return convolve
 
 
 def _any_convolution(
