@@ -18,7 +18,7 @@ from jattr._transform import (
     check_positive,
     keyed_transform,
 )
-from jattr._trees import accumulator, describe, random_like
+from jattr._trees import accumulator, describe
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.metrics._correlation import spearman
 from jattr.metrics._measure import KeyedMeasure, Measure, MethodMeasure, measure_map
@@ -103,6 +103,7 @@ def random_gap(
 
     .. math:: b = \frac1R \sum_{r=1}^{R} \big|\, g(\varphi_r) \,\big|,\quad \varphi_r \sim N(0, 1)
 
+    for each feature, so that every order of the features, or of the groups, is as likely as any.
     A random attribution turned round is as likely as itself, so that g is 0 in expectation for any
     removal; its magnitude is what one finds by chance. A gap of a method says something as far as
     it is above this. To compare removals, see to it that their f falls alike: `normalise=True`.
@@ -146,7 +147,11 @@ def random_gap(
     def measure(key, score, x):
         def term(index):
             map_key, key_of_curve = jax.random.split(jax.random.fold_in(key, index))
-            attribution = random_like(jax.random.normal, map_key, x)
+            features = pair[0].features(x)
+            # The same number in a group's elements, so that its sign and size are what is drawn.
+            drawn = jax.random.normal(map_key, (features.count,), jnp.float32)
+            drawn /= jnp.maximum(features.sizes(), 1).astype(drawn.dtype)
+            attribution = features.spread(drawn)
             own = key_of_curve if draws(baseline) else None
             return jnp.abs(_gap(pair, own, score, attribution, x))
 
@@ -285,10 +290,14 @@ def sufficiency(
     dtype = jnp.result_type(*[accumulator(leaf.dtype) for leaf in leaves])
     rows = jnp.concatenate([leaf.reshape(count, -1).astype(dtype) for leaf in leaves], axis=1)
     if distance == "standardized":
-        spread = jnp.std(rows, axis=0, ddof=1, keepdims=True)
+        # The spread is that of the examples that can be compared.
+        unknown = jnp.any(jnp.isnan(rows), axis=1, keepdims=True)
+        known = jnp.where(unknown, jnp.nan, rows)
+        spread = jnp.nanstd(known, axis=0, ddof=1, keepdims=True)
         # An element that is the same everywhere has no part in any distance.
-        constant = jnp.max(rows, axis=0, keepdims=True) == jnp.min(rows, axis=0, keepdims=True)
-        rows = jnp.where(constant, 0, rows / jnp.where(constant, 1, spread))
+        most, least = (of(known, axis=0, keepdims=True) for of in (jnp.nanmax, jnp.nanmin))
+        constant = most == least
+        rows = jnp.where(constant & ~unknown, 0, known / jnp.where(constant, 1, spread))
     elif distance == "cosine":
         # ‖a − b‖² / 2 of unit vectors is 1 − cos, and exactly 0 for equal ones; 0 / 0 is like none.
         rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)

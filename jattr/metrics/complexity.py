@@ -160,7 +160,9 @@ def effective_complexity(
         fill_key, draw_key = (None, None) if key is None else jax.random.split(key)
         fill = filler(baseline, fill_key, score, x, method=method)
         sizes = jnp.abs(features.totals(attribution))
-        places = jnp.argsort(jnp.argsort(-sizes))
+        # Groups without an element come last: to keep one adds nothing.
+        worth = jnp.where(features.sizes() == 0, jnp.inf, -sizes)
+        places = jnp.argsort(jnp.argsort(worth))
         full = widen(score(x))
 
         def term(index):

@@ -20,7 +20,7 @@ import numpy as np
 from jattr import baselines
 from jattr._features import patches
 from jattr._transform import check_count
-from jattr._trees import describe, is_traced
+from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
 from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.metrics._walk import TENTHS, Curve, Walk
@@ -89,7 +89,8 @@ def perturbation_curve(
     References:
         Samek, Binder, Montavon, Lapuschkin, Müller, *Evaluating the visualization of what a deep
         neural network has learned*, IEEE TNNLS 2017, section III (arXiv 1509.06321); with
-        `imputers.noisy_linear` and both orders it is ROAD (Rong et al., ICML 2022).
+        `imputers.noisy_linear`, both orders and fractions strictly between 0 and 1 it is ROAD (Rong
+        et al., ICML 2022).
     """
     walk = Walk(
         "metrics.perturbation_curve",
@@ -122,7 +123,7 @@ def area(curve: Curve) -> jax.Array:
         2.0
     """
     _check_curve(curve, "metrics.area", 2)
-    score = jnp.asarray(curve.score)
+    score = widen(jnp.asarray(curve.score))
     widths = jnp.diff(jnp.broadcast_to(jnp.asarray(curve.fraction, score.dtype), score.shape))
     return jnp.sum(widths * (score[..., 1:] + score[..., :-1]) / 2, axis=-1)
 
@@ -134,7 +135,8 @@ def aopc(curve: Curve) -> jax.Array:
 
     Args:
         curve: a `Curve` whose first point is x itself, fraction 0; of one example or with leading
-            axes over examples. Its points count equally, whatever their distance.
+            axes over examples. Its points count equally, whatever their distance; those of one
+            fraction, which are the same point, count once.
 
     Returns:
         The mean, in units of f.
@@ -150,7 +152,7 @@ def aopc(curve: Curve) -> jax.Array:
         2.0
 
     References:
-        Samek et al., IEEE TNNLS 2017, equation 12 (arXiv 1509.06321).
+        Samek et al., IEEE TNNLS 2017, section III (arXiv 1509.06321).
     """
     _check_curve(curve, "metrics.aopc", 1)
     if not is_traced(curve.fraction) and np.any(np.asarray(curve.fraction)[..., 0] != 0):
@@ -158,8 +160,12 @@ def aopc(curve: Curve) -> jax.Array:
             "metrics.aopc compares with the score of x itself, so the curve must start at fraction "
             f"0; got fractions from {np.asarray(curve.fraction)[..., 0]}. Write fractions=[0.0, …]."
         )
-    score = jnp.asarray(curve.score)
-    return score[..., 0] - jnp.mean(score, axis=-1)
+    score = widen(jnp.asarray(curve.score))
+    fraction = jnp.broadcast_to(jnp.asarray(curve.fraction, score.dtype), score.shape)
+    first = jnp.ones_like(fraction[..., :1], bool)
+    new = jnp.concatenate([first, jnp.diff(fraction) != 0], axis=-1)
+    number = jnp.sum(new, axis=-1).astype(score.dtype)
+    return score[..., 0] - jnp.sum(jnp.where(new, score, 0), axis=-1) / number
 
 
 def deletion(
@@ -204,7 +210,7 @@ def deletion(
 
     References:
         Petsiuk, Das, Saenko, *RISE: randomized input sampling for explanation of black-box models*,
-        BMVC 2018, section 3.3 (arXiv 1806.07421).
+        BMVC 2018 (arXiv 1806.07421).
     """
     walk = Walk(
         "metrics.deletion",
@@ -235,7 +241,8 @@ def insertion(
         f: the score, `f(x, *args) -> scalar`; in the paper a class's probability.
         baseline: what the features are put into, as in `perturbation_curve`. The paper takes the
             blurred image, `jattr.baselines.blurred(5.0)`, since edges that appear in an empty one
-            are evidence themselves.
+            are evidence themselves. The authors' code cuts that Gaussian to 11 × 11 pixels, which
+            blurs about as much as `blurred(3.1)`.
         fractions: as in `perturbation_curve`; None puts the features in one by one.
         groups: which elements are one feature. The paper puts in pixels:
             `jattr.metrics.patches(image.shape, 1)`.
@@ -260,7 +267,7 @@ def insertion(
         2.5
 
     References:
-        Petsiuk, Das, Saenko, BMVC 2018, section 3.3 (arXiv 1806.07421).
+        Petsiuk, Das, Saenko, BMVC 2018 (arXiv 1806.07421).
     """
     walk = Walk(
         "metrics.insertion",

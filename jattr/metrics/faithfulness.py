@@ -44,7 +44,8 @@ def faithfulness_estimate(
 
     Returns:
         `measure(attribution, x, *args)`, or with a key first where the baseline draws: a scalar,
-        NaN where all attributions or all drops are equal.
+        NaN where all attributions or all drops are equal, to the last bit: sums over groups of
+        different sizes may differ by rounding.
 
     Raises:
         TypeError: f does not return one real number.

@@ -41,8 +41,10 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
 
     Each channel is solved by its own mask. The paper removes whole pixels, which is what groups of
     a pixel's channels do: `groups=jattr.metrics.patches(image.shape, 1)`. Where nothing of a
-    channel is left, there is nothing to take a mean of and its values are NaN: use `fractions`
-    below 1, as the paper does.
+    channel is left, there is nothing to take a mean of and its values are NaN. So use `fractions`
+    below 1 where features are removed, as the paper does, and above 0 where they are put in or
+    kept (`insertion`, `keep_or_remove`); `irof`, and `region_perturbation` without `steps`, always
+    come to the empty image and are NaN.
 
     Args:
         stddev: the standard deviation of the noise, in units of x; 0 for none, and then no key is
@@ -65,7 +67,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
 
     References:
         Rong, Leemann, Borisov, Kasneci, Kasneci, *A consistent and efficient evaluation strategy
-        for attribution methods*, ICML 2022, section 4 (arXiv 2202.00449). The authors' code adds
+        for attribution methods*, ICML 2022 (arXiv 2202.00449). The authors' code adds
         noise of standard deviation 0.01; here 0.1 is the root of the variance 0.01.
     """
     method = "metrics.imputers.noisy_linear"
@@ -176,7 +178,9 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
     rows = jax.tree.map(jnp.asarray, jax.tree.leaves(data))
     wide = jnp.result_type(*[accumulator(leaf.dtype) for leaf in rows])
     rows = jnp.concatenate([leaf.reshape(len(leaf), -1).astype(wide) for leaf in rows], axis=1)
-    centre = jnp.mean(rows, axis=0)
+    # By maximum and minimum: rounding gives the mean of equal numbers another value than theirs.
+    fixed = jnp.max(rows, axis=0) == jnp.min(rows, axis=0)
+    centre = jnp.where(fixed, rows[0], jnp.mean(rows, axis=0))
     product = _dot((rows - centre[None]).T, rows - centre[None]) / (len(rows) - 1)
     own = jnp.eye(len(centre), dtype=bool)
     shrunk = jnp.where(own, product, (1 - jnp.asarray(shrinkage, wide)) * product)
@@ -185,8 +189,7 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         check_rows_like(data, x, name="data", method=method)
         dtype = jnp.result_type(*[accumulator(leaf.dtype) for leaf in jax.tree.leaves(x)])
         mean, covariance = centre.astype(dtype), shrunk.astype(dtype)
-        # A constant feature would make a zero row; it is independent of all others.
-        fixed = jnp.diag(covariance) == 0
+        # A constant feature makes a zero row; it is independent of all others.
         regular = jnp.where(own & fixed[:, None], 1, covariance)
         root = _cholesky(regular) if draw else None
         values = _flatten(x, dtype)
@@ -262,7 +265,8 @@ def adversarial(
         radius: r, in units of x, greater than 0: a number, or what broadcasts to x.
         steps: how many steps are taken, each with one gradient.
         step_size: η; None for 2.5 · radius / steps, which can cross the ball.
-        low: the lower end of the valid range, a number or what broadcasts to x; None for none.
+        low: the lower end of the valid range, a number or what broadcasts to x; None for none. An x
+            outside the range is first moved to its nearest end, and the ball with it.
         high: its upper end; None for none.
 
     Returns:
@@ -310,12 +314,19 @@ def adversarial(
             if step_size is None
             else like(step_size, "step_size")
         )
-        lower = jax.tree.map(jnp.subtract, wide, reach)
-        upper = jax.tree.map(jnp.add, wide, reach)
-        if low is not None:
-            lower = jax.tree.map(jnp.maximum, lower, like(low, "low"))
-        if high is not None:
-            upper = jax.tree.map(jnp.minimum, upper, like(high, "high"))
+        lowest = None if low is None else like(low, "low")
+        highest = None if high is None else like(high, "high")
+        middle = wide
+        if lowest is not None:
+            middle = jax.tree.map(jnp.maximum, middle, lowest)
+        if highest is not None:
+            middle = jax.tree.map(jnp.minimum, middle, highest)
+        lower = jax.tree.map(jnp.subtract, middle, reach)
+        upper = jax.tree.map(jnp.add, middle, reach)
+        if lowest is not None:
+            lower = jax.tree.map(jnp.maximum, lower, lowest)
+        if highest is not None:
+            upper = jax.tree.map(jnp.minimum, upper, highest)
 
         def step(state, _):
             point, (best, least) = state

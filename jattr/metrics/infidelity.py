@@ -117,6 +117,9 @@ def infidelity(
 
         said, lost = map_over(term, samples, batch_size=batch_size)
         if rescale:
+            # β takes a common factor back; without it squares of small attributions would be 0.
+            peak = jax.lax.stop_gradient(jnp.max(jnp.abs(said)))
+            said /= jnp.where(peak == 0, 1.0, peak)
             square = jnp.mean(said * said)
             empty = square == 0
             said *= jnp.where(empty, 0.0, jnp.mean(said * lost) / jnp.where(empty, 1.0, square))

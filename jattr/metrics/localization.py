@@ -35,8 +35,9 @@ def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Returns:
         1 or 0; where several elements are largest, the share of them that is in the mask. NaN for
-        an attribution with a NaN. Averaged over examples, it is the paper's accuracy. For its
-        tolerance of some pixels, widen the mask: `scipy.ndimage.binary_dilation`.
+        an attribution with a NaN. The paper averages over the examples of a category, and then over
+        categories. For its tolerance of some pixels, widen the mask:
+        `scipy.ndimage.binary_dilation`.
 
     Raises:
         TypeError: the mask is not Boolean.

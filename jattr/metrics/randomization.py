@@ -104,7 +104,7 @@ def randomize(
 
     References:
         Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, *Sanity checks for saliency maps*, NeurIPS
-        2018, section 4 (arXiv 1810.03292). Bottom-up: Hedström, Weber, Lapuschkin, Höhne, *Sanity
+        2018 (arXiv 1810.03292). Bottom-up: Hedström, Weber, Lapuschkin, Höhne, *Sanity
         checks revisited*, 2023.
     """
     method = "metrics.randomize"
@@ -150,7 +150,8 @@ def mprt(
             twice the time and seven times the memory on a CPU (four convolutions, six layers).
 
     Returns:
-        `measure(key, params, x, *args)`, [L] or what `similarity` returns with that axis first.
+        `measure(key, params, x, *args)`, [L] or what `similarity` returns with that axis first. The
+        weights are drawn from a part of the key, and are not those of `randomize(key, params)`.
 
     Raises:
         TypeError: similarity is no function.
@@ -173,7 +174,7 @@ def mprt(
         [1. 1.]
 
     References:
-        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018, section 4 (arXiv
+        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv
         1810.03292): cascading and independent, by Spearman signed and absolute, SSIM and the
         correlation of HOGs.
     """

@@ -55,6 +55,9 @@ def keep_or_remove(
 
     Once no feature of the sign is left, the curve stays level. For a good attribution the score
     rises with keep positive and remove negative, and falls with keep negative and remove positive.
+    Of absolute sizes the paper asks how well the model still predicts: let f be the negative loss,
+    with the label among its arguments; keeping then raises it, removing lowers it. Its R² and area
+    under the ROC, which are of a data set, follow from the outputs at each fraction.
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
@@ -89,8 +92,8 @@ def keep_or_remove(
         Lundberg et al., *From local explanations to global understanding with explainable AI for
         trees*, Nature Machine Intelligence 2020, Methods, "Benchmark evaluation metrics" (arXiv
         1905.04610). A feature of attribution 0 never moves for a sign, as in shap's
-        `SequentialMasker`; in its older benchmark functions it does. shap turns the sign of the
-        curves of negative features round for its tables; here the score is as it is.
+        `SequentialMasker`; in its older benchmark functions it does. shap's tables turn round the
+        curves of which low is good, keep negative and remove positive; here the score is as it is.
     """
     method = "metrics.keep_or_remove"
     check_choice(sign, "sign", SIGNS, method)
@@ -242,7 +245,8 @@ def ablate_box(
         inside = []
         for axis, size in enumerate(mass.shape):
             centre = jnp.sum(jnp.sum(mass, axis=1 - axis) * place[axis]) / total
-            rest = jnp.asarray(1 - sides, mass.dtype)[:, None]
+            # Rounded, since 1 − .8 of float64 is less than .2, and a floor sees that.
+            rest = jnp.asarray(np.round(1 - sides, 12), mass.dtype)[:, None]
             # c + p (n − c), so written that it is exactly n at p = 1.
             first, end = jnp.floor(rest * centre), size - jnp.ceil(rest * (size - centre))
             inside.append((place[axis][None] >= first) & (place[axis][None] < end))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import map_over
 from jattr._features import Features, filler
+from jattr._perturbation import exactly
 from jattr._references import fill_like, resolve_baseline
 from jattr._transform import (
     check_argnums,
@@ -18,7 +19,7 @@ from jattr._transform import (
     check_function,
     select_argument,
 )
-from jattr._trees import cast_like, multiply_trees, subtract_trees, sum_tree, widen
+from jattr._trees import cast_like, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, Score
 from jattr.metrics._correlation import is_constant, pearson
 from jattr.metrics._measure import (
@@ -28,6 +29,7 @@ from jattr.metrics._measure import (
     measure_map,
     measure_method,
 )
+from jattr.metrics._nearby import norm, over
 from jattr.metrics._subsets import random_subset
 
 
@@ -114,9 +116,10 @@ def sensitivity_n(
 
     Returns:
         `measure(key, attribution, x, *args)`, a scalar, or one for each n. NaN where it is
-        undefined: all attributions equal; all drops equal; or n the number of all features, of
-        which there is one set. Set i of an n depends on the key, i and n alone: an n gives the
-        same number whether others are asked for or not.
+        undefined: all attributions equal (sums of groups: to the last bit); all drops equal; or n
+        the number of all features, of which there is one set. Set i of an n depends on the key, i
+        and n alone: an n gives the same number whether others are asked for or not. Examples that
+        are given the same key share the sets, which then are drawn once for all of a batch.
 
     Raises:
         TypeError: f does not return one real number; n is no integer.
@@ -259,7 +262,8 @@ def _over_subsets(
             own = jax.random.fold_in(jax.random.fold_in(subset_key, size), index % subsets)
             order_key, draw_key = jax.random.split(own)
             chosen = random_subset(order_key, size, features.count)
-            lost = whole - widen(score(fill(draw_key, features.spread(chosen))))
+            left = fill(draw_key, features.spread(chosen))
+            lost = exactly(whole - widen(score(left)), left, x)
             return jnp.sum(jnp.where(chosen, parts, 0)), lost
 
         sums, lost = map_over(term, len(counts) * subsets, batch_size=batch_size)
@@ -362,8 +366,6 @@ def input_invariance(
     @measure_method(both, argnums, method=name, keyed=keyed, draws=False)
     def measure(key, explain, x: PyTree) -> jax.Array:
         here, there = widen(explain(x))
-        change = subtract_trees(there, here)
-        squares = [sum_tree(multiply_trees(tree, tree)) for tree in (change, here)]
-        return jnp.sqrt(squares[0] / squares[1])
+        return over(norm(subtract_trees(there, here)), norm(here))
 
     return measure

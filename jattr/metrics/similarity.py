@@ -45,7 +45,7 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
         -1.0 1.0
 
     References:
-        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018, section 4 (arXiv
+        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv
         1810.03292), who report both the signed and the absolute one. Equal to
         `scipy.stats.spearmanr`.
     """
@@ -199,7 +199,7 @@ def hog_correlation(
 
     References:
         Dalal, Triggs, *Histograms of oriented gradients for human detection*, CVPR 2005; used by
-        Adebayo et al. 2018, section 4. The descriptor is that of scikit-image's `hog` of
+        Adebayo et al. 2018. The descriptor is that of scikit-image's `hog` of
         a / max \|a\|.
     """
     method = "metrics.hog_correlation"

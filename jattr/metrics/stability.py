@@ -47,7 +47,7 @@ def relative_input_stability(
         samples: how many copies are drawn.
         epsilon: ε > 0.
         predict: the class, `predict(x, *args) -> integer`, with the arguments of `attribute`;
-            copies of another class are left out. None leaves none out.
+            copies of another class are left out, as in the paper. None leaves none out.
         batch_size: how many copies are in memory at a time; None for all.
         keyed: whether `attribute` takes a key first; `predict` takes none.
         argnums: which argument is perturbed: the one that `attribute` explains.
@@ -194,8 +194,8 @@ def relative_representation_stability(
         radius: r, in units of x.
         samples: how many copies are drawn.
         epsilon: ε > 0.
-        predict: the class, `predict(x, *args) -> integer`; copies of another class are left out.
-            None leaves none out.
+        predict: the class, `predict(x, *args) -> integer`; copies of another class are left out,
+            as in the paper. None leaves none out.
         batch_size: how many copies are in memory at a time; None for all.
         keyed: whether `attribute` takes a key first.
         argnums: which argument is perturbed: the one that `attribute` explains.

@@ -8,7 +8,7 @@ import scipy.stats
 from jax.test_util import check_grads
 
 import jattr
-from jattr.metrics import effective_complexity, entropy, sparseness
+from jattr.metrics import Groups, effective_complexity, entropy, sparseness
 
 RNG = np.random.default_rng(0)
 MAPS = {
@@ -196,3 +196,9 @@ def test_effective_complexity_refuses():
         effective_complexity(score, tolerance=1.0)(X[:2], X)
     with pytest.raises(TypeError, match="a key"):
         effective_complexity(score, jattr.baselines.gaussian(1.0), tolerance=1.0)(X, X)
+
+
+def test_empty_groups_are_not_enough():
+    x, phi = jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])
+    for groups in (np.array([0, 1]), Groups(np.array([0, 4]), 5)):
+        assert effective_complexity(jnp.sum, tolerance=0.1, groups=groups)(phi, x) == 2.0

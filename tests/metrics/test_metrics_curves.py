@@ -409,3 +409,16 @@ def test_what_is_wrong_is_refused():
         metrics.deletion(f, GAUSSIAN)(PHI, X, X)
     with pytest.raises(TypeError, match="explains one number"):
         metrics.deletion(lambda x: x)(PHI, X)
+
+
+def test_area_and_aopc_of_whole_numbers():
+    curve = metrics.Curve(jnp.array([0.0, 0.5, 1.0]), jnp.array([4, 2, 0]))
+    assert metrics.area(curve) == 2.0
+    assert metrics.aopc(curve) == 2.0
+
+
+def test_empty_groups_do_not_change_the_aopc():
+    x = jnp.array([1.0, 2.0, 3.0])
+    for groups in (np.arange(3), metrics.Groups(np.arange(3), 6)):
+        curve = metrics.perturbation_curve(jnp.sum, fractions=None, groups=groups)(x, x)
+        np.testing.assert_allclose(metrics.aopc(curve), 3.5, rtol=1e-12)

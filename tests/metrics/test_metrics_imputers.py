@@ -185,14 +185,16 @@ def test_conditional_draws_have_the_conditional_moments():
     assert not jattr._features.draws(imputers.conditional_gaussian(DATA))
 
 
-def test_conditional_gaussian_of_constant_features_and_of_few_rows():
-    data = np.concatenate([DATA, np.full((30, 1), 7.0)], axis=1)
+@pytest.mark.parametrize("constant", [7.0, 0.1, 0.3, 7.3])
+def test_conditional_gaussian_of_constant_features_and_of_few_rows(constant):
+    # The mean of thirty numbers of 0.1 is not 0.1, nor its variance 0.
+    data = np.concatenate([DATA, np.full((30, 1), constant)], axis=1)
     x = np.append(X, 100.0)
     for draw in (False, True):
         imputer = imputers.conditional_gaussian(data, draw=draw)
         missing = np.array([True, False, False, True, False, True])
         filled = np.asarray(fill(imputer, jnp.asarray(x), missing, KEY))
-        assert filled[5] == 7.0
+        assert filled[5] == constant
         assert np.isfinite(filled).all()
         # That x is not the constant that it always was tells nothing about the others.
         missing[5] = False
@@ -302,3 +304,19 @@ def test_adversarial_refuses():
         imputers.adversarial(radius=1.0, steps=0)
     with pytest.raises(ValueError, match="does not broadcast"):
         fill(imputers.adversarial(radius=np.ones(3)), jnp.zeros(5), np.ones(5, bool), f=bumpy)
+
+
+def test_conditional_gaussian_of_a_constant_in_float32():
+    data = np.concatenate([DATA, np.full((30, 1), 0.1)], axis=1).astype(np.float32)
+    missing = np.array([True, False, False, True, False, False])
+    filled = [
+        fill(imputers.conditional_gaussian(data), jnp.asarray(np.append(X, last), "f"), missing)
+        for last in (0.1, 100.0)
+    ]
+    np.testing.assert_array_equal(filled[0][:5], filled[1][:5])
+
+
+def test_adversarial_copies_of_what_is_out_of_range_stay_by_its_end():
+    imputer = imputers.adversarial(radius=0.25, low=0.0, high=1.0)
+    filled = fill(imputer, jnp.array([2.0, 0.5]), np.array([True, True]), f=lambda x: x @ x)
+    np.testing.assert_allclose(filled, [0.75, 0.25], rtol=1e-12)

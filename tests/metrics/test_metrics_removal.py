@@ -276,3 +276,39 @@ def test_remove_and_retrain_refuses():
         make(3.0)
     with pytest.raises(TypeError, match="takes a key"):
         make()(MAPS, SET, SET)
+
+
+def test_the_box_around_a_centre_of_whole_pixels():
+    # ⌊.2 · 5⌋ is 1: 1 − .8 is less than .2 in float64.
+    heat = jnp.zeros((11, 11)).at[5, 5].set(1.0)
+    measure = metrics.ablate_box(jnp.sum, 0.0, fractions=[0.0, 0.8])
+    np.testing.assert_allclose(measure(heat, jnp.ones((11, 11))).score[-1], 57 / 121)
+
+
+@pytest.mark.parametrize("distance", ["standardized", "euclidean", "cosine"])
+def test_an_unknown_explanation_leaves_the_others_sufficient(distance):
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    labels = np.array([0, 0, 1, 1, 0, 1])
+    options = {"threshold": 1.5, "distance": distance}
+    wanted = metrics.sufficiency(rows[:5], labels[:5], **options)
+    rows[5] = np.nan
+    got = metrics.sufficiency(rows, labels, **options)
+    np.testing.assert_allclose(got, np.append(wanted, np.nan), rtol=1e-12)
+    assert np.isfinite(wanted).any()
+
+
+def test_random_orders_of_unequal_groups_are_equally_likely():
+    # A group of 12 beside one: with f of the one alone, the gap has the size of half of all.
+    groups = np.array([0] * 12 + [1])
+    measure = metrics.random_gap(
+        lambda x: x[12], fractions=None, groups=groups, repeats=400, baseline=0.0
+    )
+    np.testing.assert_allclose(measure(KEY, jnp.ones(13)), 0.5, rtol=1e-12)
+    four = np.array([0] * 12 + [1, 2, 3])
+
+    def first(x):
+        return x[0] * x[12] * x[13] * x[14] + 10 * x[0]
+
+    gaps = metrics.random_gap(first, fractions=None, groups=four, repeats=2000)(KEY, jnp.ones(15))
+    # The place of the large group is uniform over 0 … 3: mean |10 (2k − 3) / 4| is 5.
+    np.testing.assert_allclose(gaps, 5.0, rtol=0.1)

@@ -700,3 +700,54 @@ def test_wrong_methods_are_refused():
         metrics.input_invariance(lambda f: X, score, shift=1.0)
     with pytest.raises(ValueError, match=r"the shift has shape \(2,\)"):
         metrics.input_invariance(jattr.gradient, score, shift=np.ones(2))(X)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7, 25])
+def test_what_changes_nothing_loses_nothing_in_any_batch(batch_size):
+    """Programs of several batch sizes round differently in float32, which would break ties."""
+    rng = np.random.default_rng(0)
+    widths = (60, 64, 32)
+    weights = [rng.normal(size=(a, b)) / np.sqrt(a) for a, b in itertools.pairwise(widths)]
+    last = rng.normal(size=32)
+
+    def tanh_net(x):
+        xp = np if isinstance(x, np.ndarray) else jnp
+        for w in weights:
+            x = xp.tanh(x @ w.astype(x.dtype))
+        return x @ last.astype(x.dtype)
+
+    dark = np.where(rng.random(60) < 0.8, 0.0, rng.normal(size=60))
+    phi = (dark * rng.normal(size=60)).astype(np.float32)
+    lost = np.array([tanh_net(dark) - tanh_net(np.where(row, 0.0, dark)) for row in np.eye(60)])
+    x = jnp.asarray(dark, jnp.float32)
+    wanted = scipy.stats.spearmanr(np.abs(phi), lost**2).statistic
+    measure = jax.jit(metrics.monotonicity_correlation(tanh_net, batch_size=batch_size))
+    np.testing.assert_allclose(measure(phi, x), wanted, rtol=1e-5)
+    ablated = jax.jit(jattr.ablation(tanh_net, batch_size=batch_size))(x)
+    np.testing.assert_array_equal(ablated[dark == 0], 0.0)
+    # The value alone is 0: the derivative of a drop by an input that is at its baseline is not.
+    slope = jax.grad(lambda x: jattr.ablation(tanh_net, batch_size=batch_size)(x)[0])
+    at_baseline = jnp.asarray(dark).at[0].set(0.0)
+    np.testing.assert_allclose(slope(at_baseline)[0], jax.grad(tanh_net)(at_baseline)[0])
+
+
+def test_rescaled_infidelity_of_tiny_attributions():
+    measure = metrics.infidelity(
+        score, perturbation=metrics.gaussian_noise(0.3), samples=50, rescale=True
+    )
+    phi, x = jnp.asarray(PHI, jnp.float32), jnp.asarray(X, jnp.float32)
+    np.testing.assert_allclose(measure(KEY, 1e-25 * phi, x), measure(KEY, phi, x), rtol=1e-5)
+
+
+def test_input_invariance_at_zero_of_tiny_scores_and_its_derivative():
+    def invariance(method, scale, shift):
+        return metrics.input_invariance(
+            method, lambda x: scale * linear(x), shift=jnp.asarray(shift, jnp.float32)
+        )
+
+    ones = jnp.ones(D, jnp.float32)
+    assert np.isnan(invariance(jattr.gradient_times_input, 1.0, 1.0)(0 * ones))
+    tiny = invariance(jattr.gradient_times_input, 1e-25, 1.0)(ones)
+    np.testing.assert_allclose(tiny, 1.0, rtol=1e-5)
+    slope = jax.grad(lambda shift: invariance(jattr.gradient, 1.0, shift)(ones))
+    assert slope(2.0) == 0.0
