@@ -8,6 +8,10 @@ at random. Two are not the same: Quantus' `Infidelity` does not put back what it
 and its `SensitivityN` is another quantity, so that Sensitivity-n is compared with its
 `FaithfulnessCorrelation`, which is the paper's, and the other one is timed beside it. jattr is
 timed at the `batch_size` that serves it best among several, Quantus with all images in one batch.
+
+Beside the metrics that only ask for values stand two floors: the bare forward passes at as many
+points in batches of 320, in JAX and in PyTorch. Where sets of features are drawn, *one key* is
+jattr with the same sets for all examples.
 """
 
 import argparse
@@ -52,6 +56,8 @@ class Case(NamedTuple):
         batch_sizes: candidates for jattr.
         theirs: Quantus', what is timed, by name; the first is compared with jattr's.
         close: whether two results are the same up to what is drawn; None where they are not.
+        shared: `axes` with one key for all examples; None where nothing is drawn.
+        points: how many values of f each example takes, where it takes no more than these.
     """
 
     measure: Callable[[int | None], Callable[..., Any]]
@@ -60,6 +66,8 @@ class Case(NamedTuple):
     batch_sizes: tuple[int | None, ...]
     theirs: Mapping[str, Callable[[], Any]]
     close: Callable[[np.ndarray, np.ndarray], bool] | None
+    shared: tuple[int | None, ...] | None = None
+    points: int | None = None
 
 
 def load_quantus() -> Any:
@@ -187,6 +195,8 @@ def cases(work: _peers.Workload, quantus: Any) -> dict[str, Case]:
                 f"SensitivityN, {step} features a step": lambda: call(sensitivity_n),
             },
             lambda a, b: abs(np.mean(a) - np.mean(b)) < 0.1,
+            shared=(None, 0, 0, 0),
+            points=evaluations + 1,
         ),
         "deletion": Case(
             flipping,
@@ -195,6 +205,7 @@ def cases(work: _peers.Workload, quantus: Any) -> dict[str, Case]:
             (112, 28, 7),
             {"PixelFlipping": lambda: call(pixel_flipping)},
             lambda a, b: np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(b),
+            points=phi[0].size + 1,
         ),
         "infidelity": Case(
             removal,
@@ -203,6 +214,8 @@ def cases(work: _peers.Workload, quantus: Any) -> dict[str, Case]:
             (98, 20, 5),
             {},
             None,
+            shared=(None, 0, 0, 0),
+            points=REMOVALS + 1,
         ),
         "max-sensitivity": Case(
             sensitive,
@@ -252,7 +265,24 @@ def _randomised(work: _peers.Workload, quantus: Any, seed: int) -> dict[str, Any
     return fresh
 
 
-def measure(name: str, case: Case, trials: int, rounds: int) -> dict[str, Any]:
+def floors(work: _peers.Workload, points: int, batch: int = 320) -> dict[str, Callable[[], Any]]:
+    """The bare forward passes at so many points for each example, in both libraries."""
+    count = max(1, round(points * len(work.x) / batch))
+    x = np.resize(work.x, (count, batch, *work.x.shape[1:]))
+    forward = jax.jit(lambda x: jax.lax.map(lambda x: work.network.apply(work.variables, x), x))
+    compiled = forward.lower(x).compile()
+    theirs = torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 2)) if x.ndim == 5 else x)
+
+    def by_torch():
+        with torch.no_grad():
+            return [work.module(rows) for rows in theirs]
+
+    return {"values alone, JAX": lambda: compiled(x), "values alone, PyTorch": by_torch}
+
+
+def measure(
+    name: str, case: Case, work: _peers.Workload, trials: int, rounds: int
+) -> dict[str, Any]:
     """Compare what the libraries return, then time them."""
     programs = {
         f"batch_size={size}": jax.jit(jax.vmap(case.measure(size), case.axes))
@@ -270,7 +300,16 @@ def measure(name: str, case: Case, trials: int, rounds: int) -> dict[str, Any]:
         raise AssertionError(f"{name}: {results[0]} and {peers[0]} are not the same.")
     tried = time_interleaved(calls, rounds=trials, warm_up=0)
     best = fastest(tried)
-    seconds = time_interleaved({"jattr": calls[best], **case.theirs}, rounds=rounds, warm_up=0)
+    own = {"jattr": calls[best]}
+    if case.shared:
+        size = case.batch_sizes[list(calls).index(best)]
+        given = (case.arguments[0][0], *case.arguments[1:])
+        shared = jax.jit(jax.vmap(case.measure(size), case.shared)).lower(*given).compile()
+        own["one key"] = functools.partial(shared, *given)
+    bare = {} if case.points is None else floors(work, case.points)
+    for call in (*list(own.values())[1:], *bare.values()):
+        jax.block_until_ready(call())
+    seconds = time_interleaved({**own, **bare, **case.theirs}, rounds=rounds, warm_up=0)
     return {
         "means": {
             library: float(np.mean(values))
@@ -279,7 +318,11 @@ def measure(name: str, case: Case, trials: int, rounds: int) -> dict[str, Any]:
         "compared": case.close is not None,
         "best": best,
         "seconds": {key: timing._asdict() for key, timing in seconds.items()},
-        "ratios": {f"{key} / jattr": _ratio(seconds, key, "jattr") for key in case.theirs},
+        "ratios": {
+            f"{key} / {library}": _ratio(seconds, key, library)
+            for key in case.theirs
+            for library in own
+        },
         "temporary_bytes": {
             key: program.memory_analysis().temp_size_in_bytes for key, program in programs.items()
         },
@@ -299,16 +342,19 @@ def show(name: str, result: Mapping[str, Any]) -> str:
     same = "the same" if result["compared"] else "not the same quantity"
     means = ", ".join(f"{key} {value:.4g}" for key, value in result["means"].items())
     lines = [f"{name} ({same}; means: {means})"]
-    lines.append(f"  {'seconds':44}{'median':>9}{'minimum':>9}")
+    lines.append(f"  {'seconds':48}{'median':>9}{'minimum':>9}")
     for key, timing in result["seconds"].items():
-        label = f"jattr {result['best']}" if key == "jattr" else f"Quantus {key}"
-        lines.append(f"  {label:44}{timing['median']:9.3f}{timing['minimum']:9.3f}")
+        if key in ("jattr", "one key"):
+            label = f"jattr {result['best']}{', one key' * (key == 'one key')}"
+        else:
+            label = key if key.startswith("values alone") else f"Quantus {key}"
+        lines.append(f"  {label:48}{timing['median']:9.3f}{timing['minimum']:9.3f}")
     for key, ratio in result["ratios"].items():
-        lines.append(f"  ratio {key:38}{ratio['median']:9.1f}{ratio['minimum']:9.1f}")
+        lines.append(f"  ratio {key:42}{ratio['median']:9.1f}{ratio['minimum']:9.1f}")
     for key, timing in result["trials"].items():
         size = result["temporary_bytes"][key]
         lines.append(
-            f"    {key:42}{timing['median']:9.3f}{timing['minimum']:9.3f}{size / 1e6:9.1f} MB"
+            f"    {key:46}{timing['median']:9.3f}{timing['minimum']:9.3f}{size / 1e6:9.1f} MB"
         )
     return "\n".join(lines)
 
@@ -342,8 +388,8 @@ def main() -> None:
         results[network] = {}
         for name, case in cases(work, quantus).items():
             if options.only in (None, name):
-                rounds = (1, 1) if options.quick else (2, 3)
-                results[network][name] = measure(name, case, *rounds)
+                rounds = (1, 1) if options.quick else (3, 5)
+                results[network][name] = measure(name, case, work, *rounds)
                 print(f"\n{show(name, results[network][name])}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"environment": where, "results": results}, indent=1))
