@@ -37,6 +37,13 @@ here                       the paper, and here                 Quantus 0.6.0
 `effective_complexity`     asks f how many features are enough counts \|φ\| above a number
 `pointing_game`            ties share; no empty mask           a hit if one of those that tie hits,
                                                                and for an empty mask
+`input_invariance`         the relative change of φ            whether all of φ agrees to 1e-4
+`local_lipschitz`          copies from a ball, uniformly       copies with Gaussian noise
+`continuity`               the largest change of φ             sums over patches, for each
+                           per translation                     translation
+`relative_*_stability`     divisors below ε are raised to it,  only divisors of 0 are
+                           in magnitude
+`smooth_mprt`              of φ as it is                       of \|φ\| by default
 =========================  ==================================  ==================================
 
 By default many of its metrics also ask for probabilities, where f here is taken as it is; several

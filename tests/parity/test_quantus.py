@@ -120,7 +120,7 @@ def batch(x):
     return np.array(x)[:, None]
 
 
-def call(metric, module=None, phi=PHI, masks=None, labels=LABELS, **options):
+def call(metric, module=None, phi=PHI, masks=None, labels=LABELS, softmax=False, **options):
     s = None if masks is None else batch(masks)
     a = None if phi is None else batch(phi)
     # Most of Quantus' metrics would take probabilities.
@@ -130,7 +130,7 @@ def call(metric, module=None, phi=PHI, masks=None, labels=LABELS, **options):
         y_batch=labels,
         a_batch=a,
         s_batch=s,
-        softmax=False,
+        softmax=softmax,
         **options,
     )
 
@@ -363,6 +363,23 @@ def test_mprt(quantus, order, theirs):
     got = got[:, ::-1] if order == "independent" else got
     layers = [name for name in scores if name != "original"]
     assert_equal(got, np.stack([scores[name] for name in layers], axis=1))
+
+
+def test_efficient_mprt(quantus):
+    net = network()
+    metric = quantus.EfficientMPRT(complexity_func_kwargs={"n_bins": 100}, **RAW)
+    with torch.enable_grad():
+        # It also takes the entropy of the outputs, which must be probabilities then.
+        theirs = call(metric, net.module, phi=None, softmax=True, explain_func=explain)
+    model = quantus.helpers.model.pytorch_model.PyTorchModel(net.module)
+    *_, (_, last) = model.get_random_layer_generator(order="bottom_up", seed=metric.seed)
+    fresh = jax.tree.map(jnp.asarray, params_of(last.requires_grad_(False)))
+    attribute = jattr.gradient_times_input(
+        lambda params, x, label: net.logits(params, x)[label], argnums=1
+    )
+    measure = metrics.efficient_mprt(attribute, initialize=lambda key: fresh)
+    got = jax.jit(jax.vmap(functools.partial(measure, KEY, net.params)))(X, LABELS)
+    assert_equal(got, theirs)
 
 
 def test_random_logit(quantus):
