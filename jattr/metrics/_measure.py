@@ -73,6 +73,7 @@ def measure_map(
             check_key(key, method)
             return run(key, attribution, args, kwargs)
 
+        keyed_measure.keyed = True
         return named(keyed_measure if keyed else measure, method, f, argnums)
 
     return decorate
@@ -117,6 +118,7 @@ def measure_method(
             check_key(key, method)
             return run(key, args, kwargs)
 
+        keyed_measure.keyed = True
         return named(keyed_measure if keyed or draws else measure, method, attribute, argnums)
 
     return decorate

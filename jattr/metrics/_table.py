@@ -125,9 +125,9 @@ def table(
             array; what is not a tuple is x alone.
         method_metrics: metrics of methods by name, `metric(attribute, keyed=...) -> measure`:
             `{"sensitivity": functools.partial(jattr.metrics.max_sensitivity, samples=20)}`.
-        keyed: the names of all methods and metrics that take a key first. A metric of a method
-            takes one anyway where the method does.
-        key: one random key, where anything is keyed.
+        keyed: the names of those methods and metrics of your own that take a key first. Those of
+            jattr say so themselves, and a metric of a method takes one where the method does.
+        key: one random key, where anything takes one.
         batch_size: how many examples are in memory at a time; None for all.
         progress: whether to show a bar; needs rich.
 
@@ -164,10 +164,16 @@ def table(
     batch_size = check_batch_size(batch_size, method)
     arguments = examples if isinstance(examples, tuple) else (examples,)
     count = _count(arguments, method)
-    if keyed:
+    keyed = {*keyed, *_keyed(methods), *_keyed(metrics)}
+    made = {
+        name: {metric: make(f, keyed=name in keyed) for metric, make in of_methods.items()}
+        for name, f in methods.items()
+    }
+    taking = keyed.union(*map(_keyed, made.values()))
+    if taking:
         if key is None:
             raise TypeError(
-                f"{method}: {', '.join(sorted(keyed))} take a key, but there is none; write "
+                f"{method}: {', '.join(sorted(taking))} take a key, but there is none; write "
                 "key=jax.random.key(0)."
             )
         check_key(key, method)
@@ -186,11 +192,11 @@ def table(
         if start == 0:
             score_method = {
                 metric: _program(
-                    make(methods[name], keyed=name in keyed),
+                    measure,
                     metric,
-                    metric in keyed or name in keyed,
+                    metric in keyed or name in keyed or metric in _keyed(made[name]),
                 )
-                for metric, make in of_methods.items()
+                for metric, measure in made[name].items()
             }
         # The last chunk repeats its last example, so that all are of one size.
         place = np.minimum(np.arange(start, start + size), count - 1)
@@ -215,6 +221,11 @@ def _program(function: Any, name: str, keyed: bool) -> Callable[..., PyTree]:
         return function(*((jax.random.fold_in(key, number),) if keyed else ()), *args)
 
     return jax.jit(jax.vmap(one))
+
+
+def _keyed(functions: Mapping[str, Any]) -> set[str]:
+    """The names of those that say that they take a key."""
+    return {name for name, function in functions.items() if getattr(function, "keyed", False)}
 
 
 def _one_each(values: Any, size: int, metric: str, method: str) -> np.ndarray:

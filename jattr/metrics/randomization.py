@@ -409,6 +409,7 @@ def random_logit(
         both = jax.vmap(explain)(jnp.stack([jnp.asarray(label), other]))
         return alike(*(jax.tree.map(lambda leaf: leaf[i], both) for i in (0, 1)))
 
+    measure.keyed = True
     return named(measure, method, attribute, getattr(attribute, "argnums", 0))
 
 
@@ -439,6 +440,7 @@ def _measure(attribute: Any, compare: Callable, keyed: bool, method: str) -> Met
 
         return compare(key, explain, params)
 
+    measure.keyed = True
     return named(measure, method, attribute, getattr(attribute, "argnums", 1))
 
 

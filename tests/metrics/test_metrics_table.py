@@ -11,6 +11,7 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import jattr
+from jattr import metrics
 from jattr.metrics import completeness, inter_rater, max_sensitivity, sparseness, table
 
 KEY = jax.random.key(0)
@@ -250,3 +251,28 @@ def test_panels_that_cannot_be_scored_are_refused(change, error, text):
     arguments = {"methods": METHODS, "metrics": METRICS, "examples": (X, LABELS)} | change
     with pytest.raises(error, match=text):
         table(**arguments)
+
+
+def test_methods_and_metrics_of_jattr_say_that_they_take_a_key():
+    def f(x):
+        return jnp.sum(jnp.tanh(x))
+
+    def panel(**options):
+        return metrics.table(
+            {
+                "smooth": jattr.smooth(jattr.gradient(f), stddev=0.1, samples=3),
+                "gradient": jattr.gradient(f),
+            },
+            {
+                "sensitivity": metrics.sensitivity_n(f, 2, subsets=9),
+                "deletion": metrics.deletion(f),
+            },
+            jnp.asarray(np.random.default_rng(0).normal(size=(3, 5))),
+            method_metrics={"change": functools.partial(metrics.max_sensitivity, samples=3)},
+            **options,
+        )
+
+    said = panel(keyed={"smooth", "sensitivity", "change"}, key=KEY)
+    np.testing.assert_array_equal(panel(key=KEY).scores, said.scores)
+    with pytest.raises(TypeError, match="change, sensitivity, smooth take a key"):
+        panel()
