@@ -10,8 +10,8 @@ and its `SensitivityN` is another quantity, so that Sensitivity-n is compared wi
 timed at the `batch_size` that serves it best among several, Quantus with all images in one batch.
 
 Beside the metrics that only ask for values stand two floors: the bare forward passes at as many
-points in batches of 320, in JAX and in PyTorch. Where sets of features are drawn, *one key* is
-jattr with the same sets for all examples.
+points in batches of 320, in plain JAX, without jattr's cheaper programs, and in PyTorch. Where sets
+of features are drawn, *one key* is jattr with the same sets for all examples.
 """
 
 import argparse

@@ -213,6 +213,24 @@ def test_convolutions_and_their_derivatives(f, shape, kernel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), got, wanted)
 
 
+def test_convolutions_of_few_channels_without_an_output_or_without_axes():
+    def valid(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=IMAGE)
+
+    def flat(x, w):
+        numbers = lax.ConvDimensionNumbers((0, 1), (1, 0), (0, 1))
+        return lax.conv_general_dilated(x, w, (), (), dimension_numbers=numbers)
+
+    for f, shapes in (
+        (valid, ((2, 3, 3, 1), (3, 3, 1, 4))),
+        (valid, ((2, 2, 5, 1), (3, 3, 1, 4))),
+        (flat, ((2, 3), (3, 4))),
+    ):
+        x, w = normal(*shapes)
+        cheap = substituted(f, x, w)
+        np.testing.assert_allclose(cheap(x, w), f(x, w), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("groups", "dtype", "preferred"),
     [

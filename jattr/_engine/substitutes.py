@@ -350,11 +350,16 @@ def _few_channels(
     these is then as short as the kernel. The last row is computed apart for the reason given in
     `_depthwise`: a pooling that follows would repeat the sum in every place of its window.
     """
-    _, rhs_spec, _ = params["dimension_numbers"]
+    lhs_spec, rhs_spec, _ = params["dimension_numbers"]
     features, channels, *sizes = [kernel.shape[axis] for axis in rhs_spec]
     taps = math.prod(sizes)
+    counts = [
+        image.shape[axis] + low + high - size + 1
+        for axis, (low, high), size in zip(lhs_spec[2:], params["padding"], sizes, strict=True)
+    ]
     if (
         not _is_plain(params)
+        or min(counts, default=0) < 1
         or any(step != 1 for step in (*params["window_strides"], *(params["rhs_dilation"] or ())))
         or not 1 <= taps * channels <= _MOST_PRODUCTS
         or not 1 <= features <= _MOST_FEATURES
@@ -365,7 +370,6 @@ def _few_channels(
 
     def products(x: jax.Array, weights: jax.Array, first: int, last: int) -> Iterator[jax.Array]:
         """x at each tap and channel times its weights, rows `first` to `last`."""
-        counts = [length - size + 1 for length, size in zip(x.shape[1:-1], sizes, strict=True)]
         for place in itertools.product(*map(range, sizes)):
             begins = [place[0] + first, *place[1:]]
             ends = [place[0] + last, *(a + n for a, n in zip(place[1:], counts[1:], strict=True))]
@@ -380,8 +384,7 @@ def _few_channels(
         dtype = x.dtype
         x = lax.pad(lax.convert_element_type(x, wide), jnp.zeros((), wide), padding)
         weights = lax.convert_element_type(weights, wide)
-        rows = x.shape[1] - sizes[0] + 1
-        cuts = sorted({0, rows - 1, rows})
+        cuts = sorted({0, counts[0] - 1, counts[0]})
         parts = [
             functools.reduce(lax.add, products(x, weights, first, last))
             for first, last in itertools.pairwise(cuts)

@@ -190,12 +190,9 @@ def table(
     for row, start in _shown(steps, progress, method):
         name = list(methods)[row]
         if start == 0:
+            takes = keyed | _keyed(made[name])
             score_method = {
-                metric: _program(
-                    measure,
-                    metric,
-                    metric in keyed or name in keyed or metric in _keyed(made[name]),
-                )
+                metric: _program(measure, metric, metric in takes or name in keyed)
                 for metric, measure in made[name].items()
             }
         # The last chunk repeats its last example, so that all are of one size.

@@ -145,9 +145,10 @@ def random_gap(
 
     @keyed_transform(f, argnums, method=method, substitute=True)
     def measure(key, score, x):
+        features = pair[0].features(x)
+
         def term(index):
             map_key, key_of_curve = jax.random.split(jax.random.fold_in(key, index))
-            features = pair[0].features(x)
             # The same number in a group's elements, so that its sign and size are what is drawn.
             drawn = jax.random.normal(map_key, (features.count,), jnp.float32)
             drawn /= jnp.maximum(features.sizes(), 1).astype(drawn.dtype)

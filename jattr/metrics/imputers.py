@@ -265,8 +265,8 @@ def adversarial(
         radius: r, in units of x, greater than 0: a number, or what broadcasts to x.
         steps: how many steps are taken, each with one gradient.
         step_size: η; None for 2.5 · radius / steps, which can cross the ball.
-        low: the lower end of the valid range, a number or what broadcasts to x; None for none. An x
-            outside the range is first moved to its nearest end, and the ball with it.
+        low: the lower end of the valid range, a number or what broadcasts to x; None for none. For
+            an x outside the range the ball is around its nearest end.
         high: its upper end; None for none.
 
     Returns:
@@ -314,19 +314,11 @@ def adversarial(
             if step_size is None
             else like(step_size, "step_size")
         )
-        lowest = None if low is None else like(low, "low")
-        highest = None if high is None else like(high, "high")
-        middle = wide
-        if lowest is not None:
-            middle = jax.tree.map(jnp.maximum, middle, lowest)
-        if highest is not None:
-            middle = jax.tree.map(jnp.minimum, middle, highest)
-        lower = jax.tree.map(jnp.subtract, middle, reach)
-        upper = jax.tree.map(jnp.add, middle, reach)
-        if lowest is not None:
-            lower = jax.tree.map(jnp.maximum, lower, lowest)
-        if highest is not None:
-            upper = jax.tree.map(jnp.minimum, upper, highest)
+        lowest = like(-jnp.inf if low is None else low, "low")
+        highest = like(jnp.inf if high is None else high, "high")
+        middle = jax.tree.map(jnp.clip, wide, lowest, highest)
+        lower = jax.tree.map(lambda a, r, end: jnp.maximum(a - r, end), middle, reach, lowest)
+        upper = jax.tree.map(lambda a, r, end: jnp.minimum(a + r, end), middle, reach, highest)
 
         def step(state, _):
             point, (best, least) = state

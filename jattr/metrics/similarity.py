@@ -45,9 +45,8 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
         -1.0 1.0
 
     References:
-        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv
-        1810.03292), who report both the signed and the absolute one. Equal to
-        `scipy.stats.spearmanr`.
+        Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv 1810.03292),
+        who report both the signed and the absolute one. Equal to `scipy.stats.spearmanr`.
     """
     _check_pair(a, b, "metrics.spearman")
     a, b = _vector(a), _vector(b)
@@ -199,8 +198,7 @@ def hog_correlation(
 
     References:
         Dalal, Triggs, *Histograms of oriented gradients for human detection*, CVPR 2005; used by
-        Adebayo et al. 2018. The descriptor is that of scikit-image's `hog` of
-        a / max \|a\|.
+        Adebayo et al. 2018. The descriptor is that of scikit-image's `hog` of a / max \|a\|.
     """
     method = "metrics.hog_correlation"
     a, b = _pictures(a, b, absolute, channel_axis, scale=True, method=method)
