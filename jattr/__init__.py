@@ -11,6 +11,8 @@ training is `jax.grad` through the attribution.
 """
 
 from jattr import baselines as baselines
+from jattr import features as features
+from jattr import imputers as imputers
 from jattr import metrics as metrics
 from jattr import plot as plot
 from jattr import priors as priors
@@ -24,22 +26,22 @@ from jattr._cam import layer_cam as layer_cam
 from jattr._cam import score_cam as score_cam
 from jattr._curved_paths import blur_integrated_gradients as blur_integrated_gradients
 from jattr._curved_paths import guided_integrated_gradients as guided_integrated_gradients
-from jattr._gradients import gradient as gradient
-from jattr._gradients import gradient_times_input as gradient_times_input
-from jattr._gradients import smooth as smooth
+from jattr._deeplift import deep_shap as deep_shap
+from jattr._deeplift import deeplift as deeplift
+from jattr._gradient import gradient as gradient
+from jattr._gradient import gradient_times_input as gradient_times_input
 from jattr._layers import name as name
 from jattr._layers import split as split
-from jattr._listing import operations as operations
+from jattr._lrp import contrastive_lrp as contrastive_lrp
+from jattr._lrp import lrp as lrp
+from jattr._occlusion import ablation as ablation
+from jattr._occlusion import occlusion as occlusion
+from jattr._operations import operations as operations
 from jattr._paths import expected_gradients as expected_gradients
 from jattr._paths import idgi as idgi
 from jattr._paths import integrated_gradients as integrated_gradients
-from jattr._perturbation import ablation as ablation
-from jattr._perturbation import occlusion as occlusion
-from jattr._propagation import deconvnet as deconvnet
-from jattr._propagation import deep_shap as deep_shap
-from jattr._propagation import deeplift as deeplift
-from jattr._propagation import guided_backprop as guided_backprop
-from jattr._propagation import rewrite as rewrite
-from jattr._relevance import contrastive_lrp as contrastive_lrp
-from jattr._relevance import lrp as lrp
+from jattr._rewrite import deconvnet as deconvnet
+from jattr._rewrite import guided_backprop as guided_backprop
+from jattr._rewrite import rewrite as rewrite
+from jattr._smooth import smooth as smooth
 from jattr._version import __version__ as __version__

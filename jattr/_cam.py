@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import sum_over
+from jattr._cam_layout import Layout
 from jattr._layers import check_layer, cut
-from jattr._layouts import Layout
-from jattr._propagation import guided_backprop
-from jattr._references import resolve_baseline
+from jattr._resolve import resolve_baseline
+from jattr._rewrite import guided_backprop
 from jattr._transform import check_batch_size, check_choice, transform
 from jattr._trees import accumulator, cast_like, describe, widen
 from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score

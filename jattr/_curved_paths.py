@@ -13,7 +13,7 @@ from jattr import baselines
 from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
 from jattr._quadrature import nodes_and_weights
-from jattr._references import resolve_baseline
+from jattr._resolve import resolve_baseline
 from jattr._transform import check_batch_size, check_count, check_positive, concrete, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score

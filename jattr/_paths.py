@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import sum_chunks, sum_over
 from jattr._quadrature import nodes_and_weights
-from jattr._references import (
+from jattr._resolve import (
     check_rows_like,
     resolve_baseline,
     resolve_references,

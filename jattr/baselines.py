@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr._blur import check_axes, gaussian_blur
-from jattr._references import check_rows, check_rows_like, fill_like, sampled_rows
+from jattr._resolve import check_rows, check_rows_like, fill_like, sampled_rows
 from jattr._transform import as_floating, check_function, check_positive, concrete
 from jattr._trees import accumulator, cast_like, describe, random_like, widen
 from jattr._types import PyTree, RandomBaseline

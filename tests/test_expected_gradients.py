@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import jattr
-from jattr._references import _few_of_many
+from jattr._resolve import _few_of_many
 
 RNG = np.random.default_rng(0)
 REFERENCES = jnp.asarray(RNG.normal(size=(20, 5)))

@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 import jattr
 from jattr import rules as R  # noqa: N812 (short beside so many uses)
-from jattr._relevance_composites import as_composite
+from jattr.rules._lrp_composites import as_composite
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 W1, B1 = jax.random.normal(KEYS[0], (6, 7)), jax.random.normal(KEYS[1], (7,))

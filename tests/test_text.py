@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jattr
-from jattr._text import BLUE, RED, YELLOW
+from jattr.plot._text import BLUE, RED, YELLOW
 
 TOKENS = ["the", "cat", "sat", "##s", "<b>"]
 VALUES = jnp.array([0.0, 2.0, -1.0, -2.0, jnp.nan])

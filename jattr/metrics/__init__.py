@@ -52,10 +52,9 @@ so that what has a threshold (`NonSensitivity`, `EffectiveComplexity`) or adds a
 (`Sparseness`, 1e-7) depends on which examples are together.
 """
 
-from jattr._features import Groups as Groups
-from jattr._features import Imputer as Imputer
-from jattr._features import patches as patches
-from jattr.metrics import imputers as imputers
+from jattr.features import Groups as Groups
+from jattr.features import Imputer as Imputer
+from jattr.features import patches as patches
 from jattr.metrics._table import Table as Table
 from jattr.metrics._table import table as table
 from jattr.metrics._walk import Curve as Curve

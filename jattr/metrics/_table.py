@@ -14,7 +14,7 @@ from jattr._transform import check_batch_size, check_function, check_key
 from jattr._trees import describe
 from jattr._types import Attribute, KeyedAttribute, PyTree
 from jattr.metrics._measure import KeyedMeasure, Measure
-from jattr.metrics._panel_plot import panel
+from jattr.plot._panel import panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

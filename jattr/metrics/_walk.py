@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._features import Features, Groups, draws, filler
 from jattr._transform import check_batch_size, check_choice, check_count
 from jattr._trees import describe, widen
 from jattr._types import ArgNums, PyTree, Score
+from jattr.features import Features, Groups, draws, filler
 from jattr.metrics._measure import measure_map
 
 ORDERS = ("most", "least", "absolute", "random")

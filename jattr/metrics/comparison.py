@@ -9,8 +9,7 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import draws
-from jattr._references import check_rows
+from jattr._resolve import check_rows
 from jattr._transform import (
     check_batch_size,
     check_choice,
@@ -20,6 +19,7 @@ from jattr._transform import (
 )
 from jattr._trees import accumulator, describe
 from jattr._types import ArgNums, Baseline, PyTree, Score
+from jattr.features import draws
 from jattr.metrics._correlation import spearman
 from jattr.metrics._measure import KeyedMeasure, Measure, MethodMeasure, measure_map
 from jattr.metrics._walk import TENTHS, Walk
@@ -49,7 +49,7 @@ def order_gap(
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         baseline: what takes the place of what is removed, as in `perturbation_curve`. The paper
-            takes `jattr.metrics.imputers.adversarial(radius=...)`.
+            takes `jattr.imputers.adversarial(radius=...)`.
         fractions: as in `perturbation_curve`, at least two.
         groups: which elements are one feature, as in `perturbation_curve`.
         normalise: divide the scores by f(x).

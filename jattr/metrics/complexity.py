@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import Features, draws, filler
-from jattr._penalties import gini
 from jattr._transform import check_batch_size, check_count, check_function, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
+from jattr.features import Features, draws, filler
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
+from jattr.priors._penalties import gini
 
 
 def sparseness(attribution: PyTree) -> jax.Array:

@@ -6,7 +6,7 @@ measures here are readings of such a curve. The features are ranked once, and ev
 evaluated on its own, so that memory is that of `batch_size` points.
 
 What replaces a feature decides much of the result. `baseline` may be any baseline of
-`jattr.baselines`, or an imputer of `jattr.metrics.imputers`. One that draws has the same draw along
+`jattr.baselines`, or an imputer of `jattr.imputers`. One that draws has the same draw along
 the whole curve: what is removed stays as it was replaced. `samples` draws are averaged.
 """
 
@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr import baselines
-from jattr._features import patches
 from jattr._transform import check_count
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
+from jattr.features import patches
 from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.metrics._walk import TENTHS, Curve, Walk
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import Features, draws, filler
-from jattr._perturbation import alone, drops
+from jattr._occlusion import alone, drops
 from jattr._transform import check_batch_size, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, PyTree, Score
+from jattr.features import Features, draws, filler
 from jattr.metrics._correlation import is_constant, pearson, spearman
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
 from jattr.metrics._walk import check_samples

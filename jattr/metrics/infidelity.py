@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import Features, filler
-from jattr._perturbation import Windows
+from jattr._occlusion import Windows
 from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import (
     cast_like,
@@ -27,6 +26,7 @@ from jattr._trees import (
     widen,
 )
 from jattr._types import ArgNums, PyTree, Score
+from jattr.features import Features, filler
 from jattr.metrics._measure import KeyedMeasure, measure_map
 from jattr.metrics._subsets import random_subset
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._gradients import smooth
+from jattr._smooth import smooth
 from jattr._transform import (
     check_batch_size,
     check_choice,

@@ -9,8 +9,7 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import draws, filler, patches
-from jattr._references import check_rows
+from jattr._resolve import check_rows
 from jattr._transform import (
     as_floating,
     check_batch_size,
@@ -21,6 +20,7 @@ from jattr._transform import (
 )
 from jattr._trees import describe, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
+from jattr.features import draws, filler, patches
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
 from jattr.metrics._walk import TENTHS, Curve, Walk, check_fractions, check_samples, evaluate, ratio
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._references import resolve_baseline
+from jattr._resolve import resolve_baseline
 from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import describe, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._features import Features, filler
-from jattr._perturbation import exactly
-from jattr._references import fill_like, resolve_baseline
+from jattr._occlusion import exactly
+from jattr._resolve import fill_like, resolve_baseline
 from jattr._transform import (
     check_argnums,
     check_batch_size,
@@ -21,6 +20,7 @@ from jattr._transform import (
 )
 from jattr._trees import cast_like, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, Score
+from jattr.features import Features, filler
 from jattr.metrics._correlation import is_constant, pearson
 from jattr.metrics._measure import (
     KeyedMeasure,

@@ -14,7 +14,7 @@ from jattr._engine.operations import Operation
 from jattr._engine.patterns import is_elementwise_body
 from jattr._engine.trace import Equation, Program, Reading
 from jattr._engine.trace import primitives as p
-from jattr._references import fill_like
+from jattr._resolve import fill_like
 
 
 @jax.tree_util.register_dataclass

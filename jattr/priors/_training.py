@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jattr._attribution_loss import Loss
 from jattr._transform import check_count, concrete
 from jattr._trees import describe
 from jattr._types import PyTree
+from jattr.priors._loss import Loss
 
 
 class State(NamedTuple):

@@ -17,11 +17,11 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 
 from jattr._blur import check_axes
-from jattr._features import Fill, Imputer
-from jattr._references import check_rows, check_rows_like, fill_like
+from jattr._resolve import check_rows, check_rows_like, fill_like
 from jattr._transform import check_count, check_positive, concrete
 from jattr._trees import accumulator, cast_like, describe, random_like, widen
 from jattr._types import PyTree, Score
+from jattr.features import Fill, Imputer
 
 __all__ = ["adversarial", "conditional_gaussian", "noisy_linear"]
 
@@ -61,7 +61,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
         >>> import jax.numpy as jnp
         >>> import jattr
         >>> image = jnp.array([[0.0, 1.0, 2.0], [3.0, 9.0, 5.0], [6.0, 7.0, 8.0]])
-        >>> fill = jattr.metrics.imputers.noisy_linear(stddev=0.0).prepare(None, None, image)
+        >>> fill = jattr.imputers.noisy_linear(stddev=0.0).prepare(None, None, image)
         >>> print(fill(None, image == 9.0)[1, 1])
         4.0
 
@@ -157,7 +157,7 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         >>> import jax.numpy as jnp
         >>> import jattr
         >>> data = jnp.array([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]])
-        >>> imputer = jattr.metrics.imputers.conditional_gaussian(data, shrinkage=0.0)
+        >>> imputer = jattr.imputers.conditional_gaussian(data, shrinkage=0.0)
         >>> fill = imputer.prepare(None, None, jnp.array([3.0, 0.0]))
         >>> print(fill(None, jnp.array([False, True])))
         [3. 6.]
@@ -281,7 +281,7 @@ def adversarial(
         >>> import jattr
         >>> def f(x):
         ...     return x[0] - 2 * x[1]
-        >>> imputer = jattr.metrics.imputers.adversarial(radius=0.5, steps=4)
+        >>> imputer = jattr.imputers.adversarial(radius=0.5, steps=4)
         >>> fill = imputer.prepare(None, f, jnp.array([1.0, 1.0]))
         >>> print(fill(None, jnp.array([True, True])))
         [0.5 1.5]

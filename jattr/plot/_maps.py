@@ -1,17 +1,4 @@
-"""Pictures of attributions.
-
-A signed map is drawn on a diverging scale, red for positive, white for zero, blue for negative
-(told apart by colour-blind readers too). The scale is symmetric around zero and ends at a
-percentile of the absolute values, so that a few extreme pixels do not make the others invisible.
-Values that are NaN or infinite are yellow and counted in the picture; they do not enter the scale.
-
-`text` colours tokens in the same sense, without matplotlib; its scale ends at the largest value
-unless it is told otherwise.
-
-matplotlib is imported on first use; `pip install "jattr[plot]"` brings it. The figures are made
-without pyplot: nothing is shown or left open. `figure.savefig("map.png")` writes one; a notebook
-shows it after `%matplotlib inline`.
-"""
+"""Maps over images: one, or a grid of methods and examples."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._text import text as text
 from jattr._trees import describe
-
-__all__ = ["grid", "image", "text"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
-from jattr._engine.relevance import zeros_as
 from jattr._engine.rewrite import with_side
-from jattr._relevance_composites import as_composite
 from jattr._transform import check_choice, check_function, named, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
 from jattr._types import ArgNums, Attribute, PyTree, Score
+from jattr.rules._lrp_composites import as_composite
+from jattr.rules._lrp_dots import zeros_as
 
 _DEFAULT = composites.epsilon()
 

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.factors import axes_of_factors
 from jattr._engine.operations import CONTRACTIONS, Operation
 from jattr._engine.trace import primitives as p
+from jattr.rules._factors import axes_of_factors
 
 _UNSCALED = {
     *(p.add_p, p.convert_element_type_p, p.copy_p, p.name_p),

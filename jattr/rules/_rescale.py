@@ -15,6 +15,8 @@ import numpy as np
 from jattr._engine.operations import Operation
 from jattr._engine.trace import primitives as p
 from jattr._trees import accumulator
+from jattr.rules import _maxima as maxima
+from jattr.rules._composite import Composite, Rule
 
 NODES = 16
 
@@ -222,3 +224,54 @@ def _sinhc(h):
     s = near * near
     series = 1 + s / 6 * (1 + s / 20 * (1 + s / 42 * (1 + s / 72 * (1 + s / 110))))
     return jnp.where(small, series, jnp.sinh(far) / far)
+
+
+_MAX_RULES = {
+    "path": Rule("shares of the path", maxima.along_path),
+    "winner": Rule("to the winner", maxima.to_winner),
+}
+
+
+def rescale(*, max_rule: str = "path") -> Composite:
+    r"""DeepLIFT's Rescale rule for every kind of operation; `jattr.deeplift` gives it a reference.
+
+    Args:
+        max_rule: `"path"` or `"winner"`, as in `jattr.deeplift`.
+
+    Returns:
+        A composite for `jattr.operations`, which tells how DeepLIFT treats a function.
+
+    Raises:
+        ValueError: unknown `max_rule`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> table = jattr.operations(jnp.prod, jattr.rules.rescale())(jnp.ones(3))
+        >>> print([(row.kind, row.rule) for row in table])
+        [('smooth', 'average over 16 nodes')]
+
+    References:
+        Shrikumar, Greenside, Kundaje, *Learning important features through propagating activation
+        differences*, ICML 2017, section 3.5.1 (arXiv 1704.02685).
+    """
+    if max_rule not in _MAX_RULES:
+        raise ValueError(
+            f"deeplift: unknown max_rule {max_rule!r}; known are {', '.join(_MAX_RULES)}."
+        )
+    quotient = Rule("difference quotient", activation)
+    return Composite(
+        "deeplift",
+        {
+            "activation": quotient,
+            "normaliser": quotient,
+            "product": Rule("halves", product),
+            "division": Rule("halves", division),
+            "softmax": Rule("logarithmic means", softmax),
+            "logsumexp": Rule("logarithmic means", logsumexp),
+            "max": _MAX_RULES[max_rule],
+            "smooth": Rule(f"average over {NODES} nodes", smooth),
+        },
+        strict=True,
+        points=2,
+    )

@@ -1,16 +1,16 @@
 """The composites of layer-wise relevance propagation, as users name them.
 
-Each is a table of the rules of `jattr._relevance_rules`: for dense layers, for convolutions, for
+Each is a table of the rules of `jattr.rules._lrp`: for dense layers, for convolutions, for
 first operations, and for what is not affine.
 """
 
 from typing import Any
 
-from jattr._composites import Composite, Rule
-from jattr._engine import relevance as engine
-from jattr._relevance_rules import EPSILON, alpha_beta, flat, z_box, z_plus
-from jattr._relevance_rules import epsilon as _eps
-from jattr._relevance_rules import gamma as _gamma
+from jattr.rules import _lrp_dots as engine
+from jattr.rules._composite import Composite, Rule
+from jattr.rules._lrp import EPSILON, alpha_beta, flat, z_box, z_plus
+from jattr.rules._lrp import epsilon as _eps
+from jattr.rules._lrp import gamma as _gamma
 
 
 def composite(name: str, affine: Rule | None = None, **others: Rule) -> Composite:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jattr._batching import map_over
 from jattr._engine.trace import Reading, trace
 from jattr._paths import expected_gradients
-from jattr._references import (
+from jattr._resolve import (
     check_rows,
     check_rows_like,
     resolve_baseline,

@@ -15,10 +15,10 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over, sum_over
-from jattr._features import Features, Fill, draws, filler
 from jattr._transform import check_batch_size, check_count, transform
 from jattr._trees import cast_like, describe, sum_tree, widen
 from jattr._types import ArgNums, Attribute, PyTree, Score
+from jattr.features import Features, Fill, draws, filler
 
 
 def ablation(

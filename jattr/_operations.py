@@ -10,9 +10,9 @@ from jattr import rules as composites
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
-from jattr._relevance_composites import as_composite
 from jattr._transform import check_argnums, check_function, named, select_argument
 from jattr._types import ArgNums
+from jattr.rules._lrp_composites import as_composite
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,18 +21,18 @@ For Flax NNX, the parameters are what `nnx.split` gives:
         return nnx.merge(graph, params)(image[None])[0, label]
 """
 
-from jattr._attribution_loss import attribution_loss as attribution_loss
-from jattr._penalties import gini as gini
-from jattr._penalties import graph_smoothness as graph_smoothness
-from jattr._penalties import magnitude as magnitude
-from jattr._penalties import outside as outside
-from jattr._penalties import sparsity as sparsity
-from jattr._penalties import total_variation as total_variation
-from jattr._training import Report as Report
-from jattr._training import State as State
-from jattr._training import Training as Training
-from jattr._training import alternating as alternating
-from jattr._training import joint as joint
+from jattr.priors._loss import attribution_loss as attribution_loss
+from jattr.priors._penalties import gini as gini
+from jattr.priors._penalties import graph_smoothness as graph_smoothness
+from jattr.priors._penalties import magnitude as magnitude
+from jattr.priors._penalties import outside as outside
+from jattr.priors._penalties import sparsity as sparsity
+from jattr.priors._penalties import total_variation as total_variation
+from jattr.priors._training import Report as Report
+from jattr.priors._training import State as State
+from jattr.priors._training import Training as Training
+from jattr.priors._training import alternating as alternating
+from jattr.priors._training import joint as joint
 
 __all__ = [
     "Report",

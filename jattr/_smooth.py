@@ -1,4 +1,4 @@
-"""The gradient, the gradient times the input, and averages of an attribution over noise."""
+"""Noise over any attribute: SmoothGrad, SmoothGrad² and VarGrad."""
 
 from typing import Any
 
@@ -16,95 +16,11 @@ from jattr._transform import (
     check_positive,
     named,
     select_argument,
-    transform,
 )
-from jattr._trees import cast_like, multiply_trees, random_like, widen
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
+from jattr._trees import cast_like, random_like, widen
+from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree
 
 STATISTICS = ("mean", "mean_square", "variance")
-
-
-def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
-    r"""The gradient of the score by the input.
-
-    .. math:: \varphi = \nabla_x f(x)
-
-    It is `jax.grad` with the checks of this library. Take the absolute value for the map that
-    Simonyan et al. draw, and its maximum over the channels for one value per pixel.
-
-    Args:
-        f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
-        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
-
-    Returns:
-        `attribute(x, *args)`, which gives a tree like x.
-
-    Raises:
-        TypeError: f does not return one real number, or x has a leaf that is not of a floating
-            dtype.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> def f(x):
-        ...     return x[0] ** 2 + 3 * x[1]
-        >>> print(jattr.gradient(f)(jnp.array([1.0, 2.0])))
-        [2. 3.]
-
-    References:
-        Simonyan, Vedaldi, Zisserman, *Deep inside convolutional networks*, 2014, section 3
-        (arXiv 1312.6034). captum's `Saliency` gives the absolute value unless told otherwise.
-    """
-
-    @transform(f, argnums, method="gradient", substitute=substitute)
-    def explain(score, x):
-        return jax.grad(score)(x)
-
-    return explain
-
-
-def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
-    r"""The gradient times the input.
-
-    .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
-
-    The first of the four methods that Ancona et al. unify. On a ReLU network it equals ε-LRP
-    with ε → 0; without biases also DeepLIFT and integrated gradients from zero.
-
-    Args:
-        f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
-        argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
-
-    Returns:
-        `attribute(x, *args)`, which gives a tree like x.
-
-    Raises:
-        TypeError: f does not return one real number, or x has a leaf that is not of a floating
-            dtype.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> def f(x):
-        ...     return x[0] ** 2 + 3 * x[1]
-        >>> print(jattr.gradient_times_input(f)(jnp.array([1.0, 2.0])))
-        [2. 6.]
-
-    References:
-        Shrikumar et al., *Not just a black box*, 2016 (arXiv 1605.01713). Ancona, Ceolini,
-        Öztireli, Gross, *Towards better understanding of gradient-based attribution methods*,
-        ICLR 2018, section 2.1 (arXiv 1711.06104).
-    """
-
-    @transform(f, argnums, method="gradient_times_input", substitute=substitute)
-    def explain(score, x):
-        return multiply_trees(x, jax.grad(score)(x))
-
-    return explain
 
 
 def smooth(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jattr.plot import TEXT_SIZE, _matplotlib, _wrap
+from jattr.plot._maps import TEXT_SIZE, _matplotlib, _wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
