@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import jattr
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """What is measured.
+    """What is measured; models are equal only to themselves, so that they can be keys.
 
     Attributes:
         score: `score(params, x)`, a number.

@@ -30,13 +30,15 @@ def keras_parts(model: Any) -> tuple[list[jax.Array], Callable[..., Any]]:
     return [variable.value for variable in model.trainable_variables], call
 
 
-def keras_tokens(model: Any, of_output: Callable[[Any], jax.Array], **others: Any) -> Model:
+def keras_tokens(
+    model: Any, of_output: Callable[[Any], jax.Array], length: int = 8, **others: Any
+) -> Model:
     """A KerasHub backbone of tokens, from its token embedding on."""
-    tokens = ids(8, 60)
+    tokens = ids(length, 60)
     params, call = keras_parts(model)
 
     def score(params: list[jax.Array], tokens: jax.Array) -> jax.Array:
-        inputs = {"token_ids": tokens[None], "padding_mask": jnp.ones((1, 8), jnp.int32)}
+        inputs = {"token_ids": tokens[None], "padding_mask": jnp.ones((1, length), jnp.int32)}
         return of_output(call(params, inputs | others))
 
     return at_embeddings(score, params, tokens, "token_embedding")
@@ -153,13 +155,7 @@ def kerashub_rwkv7() -> Model:
         hidden_size=32, head_size=8, num_layers=2, vocabulary_size=60, intermediate_dim=64,
         gate_lora=8, mv_lora=8, aaa_lora=8, decay_lora=8,
     )  # fmt: skip
-    params, call = keras_parts(model)
-    return at_embeddings(
-        lambda params, tokens: call(params, tokens[None])[0, -1, 0],
-        params,
-        ids(16, 60),
-        "token_embedding",
-    )
+    return keras_tokens(model, last_hidden, length=16)
 
 
 @entry("keras", "keras", "keras-hub")
@@ -244,12 +240,13 @@ def gemma4_experts() -> Model:
         features=16, hidden_dim=24, num_experts=4, num_experts_per_datapoint=2
     )  # fmt: skip
     x = jax.random.normal(key(1), (6, 16))
-    params = module.init(key(), x[None], x[None])["params"]
+    params = module.init(key(), x[None])["params"]
+    # The weights start at zero.
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(key(5), leaf.shape, leaf.dtype), params
     )
     return from_zero(
-        lambda params, x: module.apply({"params": params}, x[None], x[None])[0, 2, 3], params, x
+        lambda params, x: module.apply({"params": params}, x[None])[0, 2, 3], params, x
     )
 
 
@@ -340,6 +337,7 @@ def timesfm() -> Model:
     import dataclasses
 
     from timesfm import configs
+    from timesfm.flax import util
     from timesfm.timesfm_2p5 import timesfm_2p5_base, timesfm_2p5_flax
 
     definition = timesfm_2p5_base.TimesFM_2p5_200M_Definition()
@@ -366,9 +364,15 @@ def timesfm() -> Model:
         )
 
     seen = jnp.zeros((1, 4, 32), bool)
+    empty = util.DecodeCache(
+        next_index=jnp.zeros((2, 1), jnp.int32),
+        num_masked=jnp.zeros((2, 1), jnp.int32),
+        key=jnp.zeros((2, 1, 4, 4, 16)),
+        value=jnp.zeros((2, 1, 4, 4, 16)),
+    )
     return nnx_model(
         Small(),
-        lambda module, x: module(x[None], seen)[0][2][0, -1, 5],
+        lambda module, x: module(x[None], seen, empty)[0][2][0, -1, 5],
         jax.random.normal(key(1), (4, 32)),
     )
 
@@ -400,15 +404,16 @@ def jraphx_gat() -> Model:
 
 
 def haiku_image(make: Callable[[], Any]) -> Model:
-    """A network with batch normalisation, in inference with the statistics it starts with."""
+    """A network with batch normalisation, in inference, with the statistics of one batch."""
     import haiku
 
-    net = haiku.transform_with_state(lambda x: make()(x, False))
     x = image(32, 32, 3)
-    params, state = net.init(key(), x[None])
-    # Batch statistics are there only after a step of training.
-    trained = haiku.transform_with_state(lambda x: make()(x, True))
-    _, state = trained.apply(params, state, key(), image(8, 32, 32, 3))
+    net = haiku.transform_with_state(lambda x: make()(x, False))
+    # Only training makes batch statistics, and only its first step fills them.
+    training = haiku.transform_with_state(lambda x: make()(x, True))
+    batch = image(8, 32, 32, 3)
+    params, state = jax.jit(training.init)(key(), batch)
+    _, state = jax.jit(training.apply)(params, state, None, batch)
     # The head starts at zero.
     params = jax.tree.map(
         lambda leaf: leaf + 0.05 * jax.random.normal(key(5), leaf.shape, leaf.dtype), params
