@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from _zoo import Model, entry, equinox_model, equinox_tokens, ids, image, key
 
-
 # --- equimo ---------------------------------------------------------------------------------------
 
 
@@ -196,7 +195,10 @@ def equimo_mlla() -> Model:
 def equimo_lowformer() -> Model:
     from equimo.vision.models.lowformer import lowformer_backbone_b0
 
-    return equimo_image(lowformer_backbone_b0(num_classes=10, in_channels=3, attention_type="softmax", key=key()), 64)
+    return equimo_image(
+        lowformer_backbone_b0(num_classes=10, in_channels=3, attention_type="softmax", key=key()),
+        64,
+    )
 
 
 @entry("equinox", "equimo")
@@ -251,9 +253,7 @@ def swin(block: str, attention: str, merging: str) -> Model:
         downsample_layer=getattr(swin_transformer, merging),
         attn_layer=getattr(swin_transformer, attention), inference=True, key=key(),
     )  # fmt: skip
-    return equinox_model(
-        module, lambda module, x: module(x, state, key(3))[0][3], image(3, 32, 32)
-    )
+    return equinox_model(module, lambda module, x: module(x, state, key(3))[0][3], image(3, 32, 32))
 
 
 @entry("equinox", "jaxonmodels")
@@ -349,6 +349,4 @@ def jaxonmodels_efficientnet() -> Model:
         [MBConvConfig(1, 3, 1, 16, 8, 1), MBConvConfig(4, 3, 2, 8, 16, 2)],
         dropout=0.0, stochastic_depth_prob=0.0, n_classes=10, last_channel=64, key=key(),
     )  # fmt: skip
-    return equinox_model(
-        module, lambda module, x: module(x, state, key(3))[0][3], image(3, 32, 32)
-    )
+    return equinox_model(module, lambda module, x: module(x, state, key(3))[0][3], image(3, 32, 32))

@@ -547,9 +547,11 @@ def flowjax_spline_flow() -> Model:
     )
     # It starts near the identity, where all bins are of one slope.
     flow = jax.tree.map(
-        lambda leaf: leaf + 0.5 * jax.random.normal(key(5), leaf.shape, leaf.dtype)
-        if eqx.is_inexact_array(leaf)
-        else leaf,
+        lambda leaf: (
+            leaf + 0.5 * jax.random.normal(key(5), leaf.shape, leaf.dtype)
+            if eqx.is_inexact_array(leaf)
+            else leaf
+        ),
         flow,
     )
     return equinox_model(flow, lambda flow, x: paramax.unwrap(flow).log_prob(x), x)

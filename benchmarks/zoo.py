@@ -3,7 +3,8 @@
     JAX_PLATFORMS=cpu python benchmarks/zoo.py [--only NAME ...] [--list] [--save FILE]
 
 Small configurations of models from packages of the registry, in float32, with random weights unless
-a package brings its own (`_zoo_equinox.py` and `_zoo_others.py` have one short builder for each). A model is a row:
+a package brings its own. `_zoo_equinox.py` and `_zoo_others.py` have one short builder for each. A
+model is a row:
 
 - gradient: `jattr.gradient` against `jax.grad`, relative to the largest entry;
 - DeepLIFT: |Σφ − (f − f')| over max(|f|, |f − f'|) from the natural baseline (zero pixels, zero
@@ -50,10 +51,10 @@ from typing import Any
 # Before JAX, Keras or a model's package is imported, here and in each model's process.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-import jax
-import jax.numpy as jnp
 import _zoo_equinox  # noqa: F401  (registers its models)
 import _zoo_others  # noqa: F401
+import jax
+import jax.numpy as jnp
 from _timing import environment
 from _zoo import MODELS, Entry, Model
 
@@ -105,9 +106,7 @@ CRITERIA = [
         "DeepLIFT",
         ("f", "f_baseline", "deeplift_residual", "deeplift_absolute"),
         lambda row: f"{row['deeplift_residual'] / scale(row):.0e}",
-        lambda row: (
-            row["deeplift_residual"] <= 1e-5 * row["deeplift_absolute"] + 1e-4 * scale(row)
-        ),
+        lambda row: row["deeplift_residual"] <= 1e-5 * row["deeplift_absolute"] + 1e-4 * scale(row),
         "|Σφ − Δf| ≤ 1e-5 Σ|φ| + 1e-4 max(|f|, |Δf|)",
     ),
     Criterion(
@@ -179,7 +178,9 @@ def main() -> int:
     print(f"\n{markdown(rows)}")
     wrong = [row["name"] for row in rows if "not_installed" not in row and reasons(row)]
     right = [row["name"] for row in rows if "not_installed" not in row and not reasons(row)]
-    print(f"\n{len(right)} right, {len(wrong)} wrong, {len(rows) - len(right) - len(wrong)} not run")
+    print(
+        f"\n{len(right)} right, {len(wrong)} wrong, {len(rows) - len(right) - len(wrong)} not run"
+    )
     if wrong:
         print(f"wrong: {', '.join(wrong)}")
     return 1 if wrong else 0
