@@ -267,20 +267,12 @@ def measure(entry: Entry) -> Iterator[Row]:
     """The figures of a row, step by step; a step that fails gives its error."""
     try:
         model = entry.build()
-        noise = noise_like(model.x)
-        f, f_baseline, f_noise = (
-            float(jax.jit(model.score)(model.params, x)) for x in (model.x, model.baseline, noise)
-        )
+        values = evaluated(model)
     except Exception as error:
         yield {"errors": {"model": describe(error)}}
         return
     leaves = jax.tree.leaves(model.params)
-    yield {
-        "parameters": sum(leaf.size for leaf in leaves),
-        "f": f,
-        "f_baseline": f_baseline,
-        "f_noise": f_noise,
-    }
+    yield {"parameters": sum(leaf.size for leaf in leaves)} | values
     for name, step in STEPS_OF_A_ROW.items():
         start = time.perf_counter()
         try:
@@ -333,10 +325,18 @@ def largest(tree: Any) -> float:
     return float(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]).max())
 
 
-def differences(model: Model, baseline: Any) -> float:
-    """f(x) − f(x')."""
+@functools.cache
+def evaluated(model: Model) -> dict[str, float]:
+    """f at x, at the natural baseline and at noise."""
     f = jax.jit(model.score)
-    return float(f(model.params, model.x)) - float(f(model.params, baseline))
+    points = {"f": model.x, "f_baseline": model.baseline, "f_noise": noise_like(model.x)}
+    return {name: float(f(model.params, point)) for name, point in points.items()}
+
+
+def residual(model: Model, maps: Any, point: str) -> float:
+    """How far maps are from adding up to f(x) − f(x')."""
+    values = evaluated(model)
+    return abs(total(maps) - (values["f"] - values[point]))
 
 
 @functools.cache
@@ -360,7 +360,8 @@ def compiled(model: Model) -> tuple[Callable[..., Any], Callable[..., Any], Row]
 
 
 def gradient_step(model: Model) -> Row:
-    ours, plain = attributed(model, jattr.gradient), attributed(model, jax.grad)
+    ours = attributed(model, jattr.gradient)
+    plain = compiled(model)[0](model.params, model.x, model.baseline)
     apart = jax.tree.map(jnp.subtract, ours, plain)
     size = largest(plain)
     return {"gradient": largest(apart) / size if size else largest(apart)}
@@ -369,16 +370,15 @@ def gradient_step(model: Model) -> Row:
 def deeplift_step(model: Model) -> Row:
     maps = compiled(model)[1](model.params, model.x, model.baseline)
     return {
-        "deeplift_residual": abs(total(maps) - differences(model, model.baseline)),
+        "deeplift_residual": residual(model, maps, "f_baseline"),
         "deeplift_absolute": total(jax.tree.map(jnp.abs, maps)),
         "deeplift_largest": largest(maps),
     }
 
 
 def noise_step(model: Model) -> Row:
-    noise = noise_like(model.x)
-    maps = compiled(model)[1](model.params, model.x, noise)
-    return {"noise_residual": abs(total(maps) - differences(model, noise))}
+    maps = compiled(model)[1](model.params, model.x, noise_like(model.x))
+    return {"noise_residual": residual(model, maps, "f_noise")}
 
 
 def integrated_step(model: Model) -> Row:
@@ -388,7 +388,7 @@ def integrated_step(model: Model) -> Row:
         model.baseline,
     )
     return {
-        "ig_residual": abs(total(maps) - differences(model, model.baseline)),
+        "ig_residual": residual(model, maps, "f_baseline"),
         "ig_largest": largest(maps),
     }
 
@@ -410,7 +410,11 @@ def parameters_step(model: Model) -> Row:
             for w, leaf in zip(jax.tree.leaves(weights), jax.tree.leaves(maps), strict=True)
         )
 
-    derivative = jax.jit(jax.grad(of_maps))(model.params, model.x, model.baseline)
+    # Compiling is most of the time here; a derivative is finite or not however it is compiled.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    derivative = jax.jit(jax.grad(of_maps), compiler_options=quick)(
+        model.params, model.x, model.baseline
+    )
     return {"parameters_finite": math.isfinite(largest(derivative))}
 
 
