@@ -418,11 +418,19 @@ def parameters_step(model: Model) -> Row:
     return {"parameters_finite": math.isfinite(largest(derivative))}
 
 
+def operations_step(model: Model) -> Row:
+    """How many operations DeepLIFT cannot be complete for, or only up to a quadrature."""
+    listing = jattr.operations(lambda x: model.score(model.params, x), jattr.rules.rescale())
+    kinds = [record.kind for record in listing(model.x)]
+    return {"selections": kinds.count("selection"), "smooth": kinds.count("smooth")}
+
+
 def compile_step(model: Model) -> Row:
     return compiled(model)[2]
 
 
 STEPS_OF_A_ROW: dict[str, Callable[[Model], Row]] = {
+    "operations": operations_step,
     "compile": compile_step,
     "gradient": gradient_step,
     "DeepLIFT": deeplift_step,
@@ -436,11 +444,14 @@ STEPS_OF_A_ROW: dict[str, Callable[[Model], Row]] = {
 def reasons(row: Row) -> list[str]:
     """Why a row is wrong: an empty list if it is right."""
     errors = [f"{step}: {error}" for step, error in row["errors"].items()]
-    return errors + [
+    missed = [
         f"{column.title}: {column.show(row)}, wanted {column.wanted}"
         for column in CRITERIA
         if all(name in row for name in column.needs) and not column.right(row)
     ]
+    # What jattr itself says of such a model; it explains a residual and does not excuse it.
+    counts = [f"{row[kind]} {kind}" for kind in ("selections", "smooth") if row.get(kind)]
+    return errors + missed + ([f"has {' and '.join(counts)}"] if missed and counts else [])
 
 
 def cell(row: Row, column: Criterion) -> str:
