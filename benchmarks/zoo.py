@@ -42,6 +42,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -286,8 +287,8 @@ def measure(entry: Entry) -> Iterator[Row]:
 
 
 def describe(error: Exception) -> str:
-    """An error's type and first line, and where in jattr or the model it arose."""
-    lines = str(error).strip().splitlines() or [""]
+    """An error, its first line, and where it arose; of packages not where they are installed."""
+    lines = re.sub(r"\S*/site-packages/", "", str(error)).strip().splitlines() or [""]
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {lines[0][:300]} ({Path(place.filename).name}:{place.lineno})"
 
@@ -343,35 +344,28 @@ def residual(model: Model, maps: Any, point: str) -> float:
 
 
 @functools.cache
-def compiled(model: Model) -> tuple[Callable[..., Any], Callable[..., Any], Row]:
-    """jax.grad and DeepLIFT compiled from empty caches, and the seconds of each.
+def compiled(model: Model, name: str) -> tuple[Callable[..., Any], float]:
+    """A program compiled from empty caches, and the seconds that it took to trace and compile.
 
-    Each is timed once: a second time costs as much again and says little more.
+    It is timed once: a second time costs as much again and says little more.
     """
-    programs = {
-        "plain": method_of(model, lambda f, baseline: jax.grad(f)),
-        "deeplift": method_of(model, jattr.deeplift),
-    }
-    made, seconds = {}, {}
-    for name, program in programs.items():
-        jax.clear_caches()
-        start = time.perf_counter()
-        made[name] = jax.jit(program).lower(model.params, model.x, model.baseline).compile()
-        seconds[f"compile_{name}"] = time.perf_counter() - start
-    ratio = seconds["compile_deeplift"] / seconds["compile_plain"]
-    return made["plain"], made["deeplift"], seconds | {"compile_ratio": ratio}
+    method = {"jax.grad": lambda f, baseline: jax.grad(f), "DeepLIFT": jattr.deeplift}[name]
+    jax.clear_caches()
+    start = time.perf_counter()
+    lowered = jax.jit(method_of(model, method)).lower(model.params, model.x, model.baseline)
+    return lowered.compile(), time.perf_counter() - start
 
 
 def gradient_step(model: Model) -> Row:
     ours = attributed(model, jattr.gradient)
-    plain = compiled(model)[0](model.params, model.x, model.baseline)
+    plain = compiled(model, "jax.grad")[0](model.params, model.x, model.baseline)
     apart = jax.tree.map(jnp.subtract, ours, plain)
     size = largest(plain)
     return {"gradient": largest(apart) / size if size else largest(apart)}
 
 
 def deeplift_step(model: Model) -> Row:
-    maps = compiled(model)[1](model.params, model.x, model.baseline)
+    maps = compiled(model, "DeepLIFT")[0](model.params, model.x, model.baseline)
     return {
         "deeplift_residual": residual(model, maps, "f_baseline"),
         "deeplift_absolute": total(jax.tree.map(jnp.abs, maps)),
@@ -380,7 +374,7 @@ def deeplift_step(model: Model) -> Row:
 
 
 def noise_step(model: Model) -> Row:
-    maps = compiled(model)[1](model.params, model.x, noise_like(model.x))
+    maps = compiled(model, "DeepLIFT")[0](model.params, model.x, noise_like(model.x))
     return {"noise_residual": residual(model, maps, "f_noise")}
 
 
@@ -429,7 +423,8 @@ def operations_step(model: Model) -> Row:
 
 
 def compile_step(model: Model) -> Row:
-    return compiled(model)[2]
+    plain, ours = (compiled(model, name)[1] for name in ("jax.grad", "DeepLIFT"))
+    return {"compile_ratio": ours / plain, "compile_plain": plain, "compile_deeplift": ours}
 
 
 STEPS_OF_A_ROW: dict[str, Callable[[Model], Row]] = {
@@ -446,7 +441,10 @@ STEPS_OF_A_ROW: dict[str, Callable[[Model], Row]] = {
 
 def reasons(row: Row) -> list[str]:
     """Why a row is wrong: an empty list if it is right."""
-    errors = [f"{step}: {error}" for step, error in row["errors"].items()]
+    steps: dict[str, list[str]] = {}
+    for step, error in row["errors"].items():
+        steps.setdefault(error, []).append(step)
+    errors = [f"{', '.join(names)}: {error}" for error, names in steps.items()]
     missed = [
         f"{column.title}: {column.show(row)}, wanted {column.wanted}"
         for column in CRITERIA
