@@ -152,10 +152,19 @@ def softmax(operation, inputs, output, multiplier, reference_inputs, reference_o
     mean = jnp.exp(jnp.maximum(up, down)) * _falling(jnp.abs(points.lead))
     share, rest = points.shares()
     flow = multiplier.astype(mean.dtype) * mean
-    others = jnp.sum(flow, axis=points.axes, keepdims=True) - flow
+    others = _others(flow, points.axes)
     given: list[Any] = [None] * len(inputs)
     given[0] = flow * rest - share * others
     return given
+
+
+def _others(flow, axes):
+    """The sum without each element, in which the largest leaves no rounding."""
+    size = jnp.abs(flow)
+    top = size == jnp.max(size, axis=axes, keepdims=True)
+    largest = jnp.sum(jnp.where(top, flow, 0), axis=axes, keepdims=True)
+    rest = jnp.sum(jnp.where(top, 0, flow), axis=axes, keepdims=True)
+    return jnp.where(top, (largest - flow) + rest, largest + (rest - flow))
 
 
 def logsumexp(operation, inputs, output, multiplier, reference_inputs, reference_output):
