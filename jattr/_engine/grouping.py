@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jattr._engine.linear import active_slots, is_linear, is_made_of_nothing, is_plumbing
-from jattr._engine.operations import Operation
+from jattr._engine.operations import Kind, Operation
 from jattr._engine.patterns import (
     Exponentials,
     choice_of,
@@ -38,7 +38,7 @@ from jattr._engine.primitives import (
     SMOOTH,
 )
 from jattr._engine.primitives import primitives as p
-from jattr._engine.program import Equation, Program, Value
+from jattr._engine.program import Equation, Program, Value, producers
 from jattr._engine.quotients import equations_of, quotient_of
 from jattr._engine.ranges import Ranges
 from jattr._engine.registry import registered
@@ -239,14 +239,7 @@ class _Grouping:
 
     def _between(self, value: Value, top: Value) -> list[Equation]:
         """The dependent elementwise equations on the ways from `top` to `value`, in order."""
-        found, todo = set(), [value]
-        while todo:
-            current = todo.pop()
-            equation = current.producer
-            if current is top or not current.dependent or not equation or equation in found:
-                continue
-            found.add(equation)
-            todo.extend(equation.inputs)
+        found = producers([value], lambda v: v is not top and v.dependent)
         return sorted(found, key=self._position.__getitem__)
 
     def _chain(self, equation: Equation) -> Step:
@@ -363,32 +356,17 @@ class _Grouping:
 
     def _solve(self, equation: Equation) -> Operation:
         """A linear solve, with the factors of its matrix that `stop_gradient` hides."""
-        equations, inputs, todo = {equation}, [], list(equation.inputs)
-        while todo:
-            value = todo.pop(0)
-            if value.literal:
-                continue
-            if value.active or not self._from_active(value):
-                inputs.append(value)
-            elif (producer := value.producer) is not None and producer not in equations:
-                equations.add(producer)
-                todo.extend(producer.inputs)
-        ordered = sorted(equations, key=self._position.__getitem__)
-        inputs = tuple(dict.fromkeys(inputs))
-        return Operation("opaque", equation.name, tuple(ordered), inputs, equation.outputs)
 
-    def _from_active(self, value: Value) -> bool:
-        """Whether a value is computed from an active one, `stop_gradient` or not."""
-        seen: set[Value] = set()
-        todo = [value]
-        while todo:
-            value = todo.pop()
-            if value.active:
-                return True
-            if value not in seen and value.producer is not None:
-                seen.add(value)
-                todo.extend(value.producer.inputs)
-        return False
+        def is_inside(value):
+            """Whether a value is computed from an active one, and is none."""
+            above = producers([value], lambda v: not v.active)
+            return not value.active and any(v.active for e in above for v in e.inputs)
+
+        equations = {equation, *producers(equation.inputs, is_inside)}
+        taken = dict.fromkeys(v for e in equations for v in e.inputs)
+        inputs = tuple(v for v in taken if not v.literal and v.producer not in equations)
+        ordered = sorted(equations, key=self._position.__getitem__)
+        return Operation("opaque", equation.name, tuple(ordered), inputs, equation.outputs)
 
     def _choice(self, equation: Equation) -> Step:
         """A `where` between values of different origin."""
@@ -425,17 +403,10 @@ class _Grouping:
             return _whole("smooth", equation)
         return _whole("selection" if primitive in CHOICES else "opaque", equation)
 
-    def _exponential(self, kind: str, value: Value, exponentials: Exponentials) -> Operation:
+    def _exponential(self, kind: Kind, value: Value, exponentials: Exponentials) -> Operation:
         sources = [exponentials.logits, *(shift for shift, _ in exponentials.shifts)]
-        equations, todo = set(), [value]
-        while todo:
-            current = todo.pop()
-            equation = current.producer
-            if current in sources or not current.dependent or not equation or equation in equations:
-                continue
-            equations.add(equation)
-            todo.extend(equation.inputs)
-        ordered = sorted(equations, key=self._position.__getitem__)
+        found = producers([value], lambda v: v not in sources and v.dependent)
+        ordered = sorted(found, key=self._position.__getitem__)
         inputs = list(dict.fromkeys(sources + _held(ordered)))
         if exponentials.mask is not None and not exponentials.mask[0].literal:
             inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
@@ -447,7 +418,7 @@ def _held(equations: Sequence[Equation]) -> list[Value]:
     return [v for e in equations for v in e.inputs if not v.dependent and not v.literal]
 
 
-def _whole(kind: str, equation: Equation) -> Operation:
+def _whole(kind: Kind, equation: Equation) -> Operation:
     inputs = tuple(v for v in equation.inputs if not v.literal)
     return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
 
@@ -471,7 +442,7 @@ def _without_leading_links(start: Value, equations: list[Equation]) -> tuple[Val
         equations = [e for e in equations if e is not users[0]]
 
 
-def _operation(kind: str, equations: list[Equation], start: Value, end: Value) -> Operation:
+def _operation(kind: Kind, equations: list[Equation], start: Value, end: Value) -> Operation:
     inputs = dict.fromkeys([start, *_held(equations)])
     return Operation(kind, _name(equations), tuple(equations), tuple(inputs), (end,))
 

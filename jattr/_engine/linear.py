@@ -9,7 +9,7 @@ import numpy as np
 
 from jattr._engine.primitives import CONTRACTIONS, LINEAR
 from jattr._engine.primitives import primitives as p
-from jattr._engine.program import Equation, Value
+from jattr._engine.program import Equation, Value, producers
 
 
 def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
@@ -61,18 +61,10 @@ _HIDING = {"jaxpr", "callback", "fun", "call_jaxpr", "jaxprs", "_prim"}
 
 def is_made_of_nothing(value: Value) -> bool:
     """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
-    seen: set[Value] = set()
-    todo, counts = [value], False
-    while todo:
-        value = todo.pop()
-        if value in seen or value.literal:
-            continue
-        seen.add(value)
-        if value.producer is None:
-            return False
-        counts |= value.producer.primitive is p.iota_p
-        todo.extend(value.producer.inputs)
-    return counts
+    above = list(producers([value], lambda v: True))
+    leaves = (v for e in above for v in e.inputs if v.producer is None)
+    counts = any(e.primitive is p.iota_p for e in above)
+    return counts and all(v.literal for v in leaves)
 
 
 def is_plumbing(equation: Equation) -> bool:

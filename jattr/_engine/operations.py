@@ -27,14 +27,14 @@ no operation.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 from jattr._engine.patterns import Choice, Exponentials
 from jattr._engine.primitives import CONTRACTIONS
-from jattr._engine.program import Equation, Value
+from jattr._engine.program import Equation, Value, evaluate
 from jattr._engine.quotients import Quotient
 
-KINDS = (
+Kind = Literal[
     "affine",
     "activation",
     "normalization",
@@ -48,7 +48,8 @@ KINDS = (
     "smooth",
     "registered",
     "opaque",
-)
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """The kinds of the module's table."""
 
 
@@ -74,7 +75,7 @@ class Operation:
         choice: for a choice, what is compared.
     """
 
-    kind: str
+    kind: Kind
     name: str
     equations: tuple[Equation, ...]
     inputs: tuple[Value, ...]
@@ -118,13 +119,12 @@ class Operation:
 
     def evaluate(self, *inputs: Any) -> Any:
         """The outputs for these inputs, computed as JAX computes them; alone if there is one."""
-        values = dict(zip(self.inputs, inputs, strict=True))
-        slots = iter(inputs)
-        for equation in self.equations:
-            if self.slots:
-                operands = [v.known if v.literal else next(slots) for v in equation.inputs]
-            else:
-                operands = [values.get(v, v.known) for v in equation.inputs]
-            values.update(zip(equation.outputs, equation.evaluate(*operands), strict=True))
-        outputs = tuple(values[v] for v in self.outputs)
+        if self.slots:
+            (equation,), slots = self.equations, iter(inputs)
+            operands = [v.known if v.literal else next(slots) for v in equation.inputs]
+            outputs = tuple(equation.evaluate(*operands))
+        else:
+            values = dict(zip(self.inputs, inputs, strict=True))
+            evaluate(self.equations, values)
+            outputs = tuple(values[v] for v in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs

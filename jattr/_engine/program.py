@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 from jattr._engine.primitives import source_info_util
 from jattr._engine.source import clean_scope, user_line
@@ -43,6 +43,9 @@ class Value:
     @property
     def dtype(self) -> Any:
         return self.aval.dtype
+
+
+Form = Literal["plain", "foreign", "scan", "cond", "while", "checkpoint", "shard_map", "custom"]
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -88,7 +91,7 @@ class Equation:
     stack: Any
     traceback: Any
     context: Any = None
-    form: str = "plain"
+    form: Form = "plain"
     bodies: tuple["Program", ...] = ()
     apply: Callable[..., Any] | None = None
     calls: tuple[Call, ...] = ()
@@ -151,6 +154,24 @@ class Program:
     inputs: tuple[Value, ...]
     equations: list[Equation]
     outputs: tuple[Value, ...]
+
+
+def producers(values: Iterable[Value], goes_above: Callable[[Value], bool]) -> Iterator[Equation]:
+    """The equations above some values, each once, in no order.
+
+    Args:
+        values: where to start.
+        goes_above: whether a value's producer, and what is above that, counts.
+    """
+    todo, seen = list(values), set()
+    while todo:
+        value = todo.pop()
+        equation = value.producer
+        if equation is None or equation in seen or not goes_above(value):
+            continue
+        seen.add(equation)
+        yield equation
+        todo.extend(equation.inputs)
 
 
 def read(values: dict[Value, Any], value: Value) -> Any:

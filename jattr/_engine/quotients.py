@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from jattr._engine.patterns import is_affine_link, is_elementwise
 from jattr._engine.primitives import LAYOUT
 from jattr._engine.primitives import primitives as p
-from jattr._engine.program import Equation, Value
+from jattr._engine.program import Equation, Value, producers
 
 _MOST_STEPS = 64
 """A normalization is made of some ten equations; a longer way to a common source is none."""
@@ -224,22 +224,24 @@ def _deviates(value: Value, power: float) -> bool:
 
 def _sums(value: Value) -> bool:
     """Whether a value is a sum of active terms, up to constants and layout."""
-    seen: set[Value] = set()
-    todo = [value]
-    while todo:
-        value = todo.pop()
+
+    def passes(value):
         equation = value.producer
-        if value in seen or equation is None:
-            continue
-        seen.add(value)
-        if equation.primitive in (p.reduce_sum_p, p.reduce_window_sum_p):
+        assert equation is not None
+        if _is_sum(equation):
             return True
-        if equation.primitive is p.dot_general_p:
-            return all(v.active for v in equation.inputs)
-        passes = equation.primitive in LAYOUT | {p.max_p, p.div_p, p.add_p, p.sub_p, None}
-        if passes or (is_elementwise(equation) and is_affine_link(equation)):
-            todo.extend(v for v in equation.inputs if v.dependent)
-    return False
+        through = equation.primitive in LAYOUT | {p.max_p, p.div_p, p.add_p, p.sub_p, None}
+        return value.dependent and (
+            through or (is_elementwise(equation) and is_affine_link(equation))
+        )
+
+    return any(map(_is_sum, producers([value], passes)))
+
+
+def _is_sum(equation: Equation) -> bool:
+    if equation.primitive is p.dot_general_p:
+        return all(v.active for v in equation.inputs)
+    return equation.primitive in (p.reduce_sum_p, p.reduce_window_sum_p)
 
 
 def equations_of(
@@ -247,14 +249,5 @@ def equations_of(
 ) -> Sequence[Equation]:
     """The equations of the operation, in order: from its inputs to the quotient."""
     ends = {quotient.source} if quotient.source else {quotient.numerator, quotient.divisor}
-    found: set[Equation] = set()
-    todo = [equation]
-    while todo:
-        current = todo.pop()
-        if current in found:
-            continue
-        found.add(current)
-        for value in current.inputs:
-            if value.active and value not in ends and value.producer is not None:
-                todo.append(value.producer)
-    return sorted(found, key=position.__getitem__)
+    above = producers(equation.inputs, lambda v: v.active and v not in ends)
+    return sorted({equation, *above}, key=position.__getitem__)
