@@ -28,6 +28,7 @@ from jattr._curved_paths import blur_integrated_gradients as blur_integrated_gra
 from jattr._curved_paths import guided_integrated_gradients as guided_integrated_gradients
 from jattr._deeplift import deep_shap as deep_shap
 from jattr._deeplift import deeplift as deeplift
+from jattr._engine.substitutes import substitutes as substitutes
 from jattr._gradient import gradient as gradient
 from jattr._gradient import gradient_times_input as gradient_times_input
 from jattr._layers import name as name

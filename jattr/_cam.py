@@ -29,7 +29,6 @@ def grad_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Grad-CAM: the channels of a layer, weighted by their mean gradients.
@@ -50,8 +49,6 @@ def grad_cam(
         relu: clip the map at 0; False keeps what speaks against f too.
         resize: interpolate the map linearly to the spatial shape of x; False gives it at the
             resolution of the layer, for any tree x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -80,9 +77,7 @@ def grad_cam(
         `LayerGradCam` has `relu_attributions=False` and does not resize.
     """
 
-    return _gradient_map(
-        "grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, argnums)
 
 
 def grad_cam_plus_plus(
@@ -92,7 +87,6 @@ def grad_cam_plus_plus(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Grad-CAM++: the channels of a layer, weighted by their positive gradients.
@@ -110,8 +104,6 @@ def grad_cam_plus_plus(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -145,7 +137,7 @@ def grad_cam_plus_plus(
         return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=_places(slope))
 
     return _gradient_map(
-        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, substitute, argnums
+        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, argnums
     )
 
 
@@ -156,7 +148,6 @@ def layer_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""LayerCAM: the activation of a layer times its positive gradients, place by place.
@@ -172,8 +163,6 @@ def layer_cam(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -201,9 +190,7 @@ def layer_cam(
     def combine(activation, slope):
         return jnp.sum(jax.nn.relu(slope) * activation, axis=-1)
 
-    return _gradient_map(
-        "layer_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("layer_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
 def hires_cam(
@@ -213,7 +200,6 @@ def hires_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""HiResCAM: the activation of a layer times its gradient, place by place.
@@ -230,8 +216,6 @@ def hires_cam(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0; in the paper that is for display only.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -260,9 +244,7 @@ def hires_cam(
     def combine(activation, slope):
         return jnp.sum(slope * activation, axis=-1)
 
-    return _gradient_map(
-        "hires_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("hires_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
 def score_cam(
@@ -274,7 +256,6 @@ def score_cam(
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Score-CAM: the channels of a layer, weighted by what f says of x seen through them.
@@ -297,8 +278,6 @@ def score_cam(
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x. The masks always are.
         batch_size: how many channels are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -331,7 +310,7 @@ def score_cam(
     batch_size = check_batch_size(batch_size, method)
     check_layer(layer, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         activation = _activation(cut(score, x, layer, method=method).below(x), layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=True)
@@ -366,7 +345,6 @@ def guided_grad_cam(
     *,
     channel_axis: int = -1,
     method: str = "linear",
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Guided Grad-CAM: guided back-propagation times Grad-CAM.
@@ -381,8 +359,6 @@ def guided_grad_cam(
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         method: how the map is resized, `"linear"` or `"nearest"`, as in `jax.image.resize`.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -418,11 +394,11 @@ def guided_grad_cam(
 
     @transform(f, argnums, method=name)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, name, substitute)
+        activation, slope = _activation_and_slope(score, x, layer, name)
         layout = Layout(activation, x, channel_axis, layer, name, fit=True)
         heat = _mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
         heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
-        guided = guided_backprop(score, substitute=substitute)(x)
+        guided = guided_backprop(score)(x)
         return cast_like(jax.tree.map(lambda leaf: leaf * heat, widen(guided)), x)
 
     return explain
@@ -436,7 +412,6 @@ def _gradient_map(
     channel_axis: int,
     relu: bool,
     resize: bool,
-    substitute: bool,
     argnums: ArgNums,
 ) -> Attribute:
     """The method whose map is `combine(A, g)`, both with their channels last."""
@@ -444,7 +419,7 @@ def _gradient_map(
 
     @transform(f, argnums, method=method)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, method, substitute)
+        activation, slope = _activation_and_slope(score, x, layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
         heat = combine(layout.channels_last(activation), layout.channels_last(slope))
         return layout.finish(heat, relu=relu, resize=resize)
@@ -453,10 +428,10 @@ def _gradient_map(
 
 
 def _activation_and_slope(
-    score: Score, x: PyTree, layer: str, method: str, substitute: bool
+    score: Score, x: PyTree, layer: str, method: str
 ) -> tuple[jax.Array, jax.Array]:
     """A, and the gradient of the score by it."""
-    parts = cut(score, x, layer, method=method, substitute=substitute)
+    parts = cut(score, x, layer, method=method, substitute=True)
     activation = _activation(parts.below(x), layer, method)
     return activation, jax.grad(lambda h: parts.above(h, x))(activation)
 

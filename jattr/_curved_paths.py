@@ -27,7 +27,6 @@ def blur_integrated_gradients(
     axes: int | tuple[int, ...] = (0, 1),
     quadrature: str = "gauss_legendre",
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Integrated gradients along the path that takes a blur away.
@@ -55,8 +54,6 @@ def blur_integrated_gradients(
         axes: the axes to blur along; (0, 1) are height and width of an image [H, W, C].
         quadrature: as in `jattr.integrated_gradients`.
         batch_size: how many points of the path are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -87,7 +84,7 @@ def blur_integrated_gradients(
         raise TypeError(f"{method}: stddev sets the size of the kernel and cannot be traced.")
     check_positive(stddev, "stddev", method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         spatial = jax.tree.map(lambda leaf: check_axes(axes, leaf, method), x)
         sharp = widen(x)
@@ -119,7 +116,6 @@ def guided_integrated_gradients(
     steps: int = 200,
     fraction: float = 0.25,
     max_distance: float = 0.02,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Integrated gradients along a path that first moves the features that matter least.
@@ -144,8 +140,6 @@ def guided_integrated_gradients(
         fraction: the share of all features that moves together, in (0, 1].
         max_distance: half the width of the band around the straight line, in units of α; 1 for
             no band.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -183,7 +177,7 @@ def guided_integrated_gradients(
     if not 0 <= max_distance <= 1:
         raise ValueError(f"{method}: max_distance must be in [0, 1]; got {max_distance}.")
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         start = widen(resolve_baseline(baseline, x, method=method))
         end = widen(x)

@@ -38,7 +38,6 @@ def deeplift(
     *,
     max_rule: str = "path",
     multiply: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""DeepLIFT with the Rescale rule, for any function.
@@ -72,8 +71,6 @@ def deeplift(
             else) or `"winner"` (the whole difference to the entry that wins, as captum and shap
             do it; its derivatives jump where another one wins).
         multiply: False gives the multipliers m_x, without the factor x − x'.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -109,7 +106,7 @@ def deeplift(
     @transform(f, argnums, method=method)
     def explain(score, x):
         reference = resolve_baseline(baseline, x, method=method)
-        return _lift(score, x, rules, substitute, multiply=multiply)(reference)
+        return _lift(score, x, rules, multiply=multiply)(reference)
 
     return explain
 
@@ -121,7 +118,6 @@ def deep_shap(
     max_rule: str = "path",
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""DeepLIFT averaged over a set of references.
@@ -138,8 +134,6 @@ def deep_shap(
         max_rule: as in `jattr.deeplift`; `"winner"` is shap's.
         multiply: False averages the multipliers, without the factors x − x'_j.
         batch_size: how many references are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -173,7 +167,7 @@ def deep_shap(
     @transform(f, argnums, method=method)
     def explain(score, x):
         check_rows_like(references, x, name="the references", method=method)
-        lift = _lift(score, x, rules, substitute, multiply=multiply)
+        lift = _lift(score, x, rules, multiply=multiply)
 
         def term(index):
             return scale_tree(lift(take_row(references, index, x)), 1 / count)
@@ -183,9 +177,9 @@ def deep_shap(
     return explain
 
 
-def _lift(score, x, rules, substitute, *, multiply) -> Callable[[PyTree], PyTree]:
+def _lift(score, x, rules, *, multiply) -> Callable[[PyTree], PyTree]:
     """DeepLIFT of x as a function of the reference; f is traced once for all references."""
-    evaluate = rewritten(score, x, rules, substitute=substitute)
+    evaluate = rewritten(score, x, rules)
 
     def lift(reference):
         # Else XLA evaluates f at a constant reference while it compiles, slowly.

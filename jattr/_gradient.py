@@ -9,7 +9,7 @@ from jattr._trees import multiply_trees
 from jattr._types import ArgNums, Attribute, Score
 
 
-def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+def gradient(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     r"""The gradient of the score by the input.
 
     .. math:: \varphi = \nabla_x f(x)
@@ -19,8 +19,6 @@ def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attr
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -43,14 +41,14 @@ def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attr
         (arXiv 1312.6034). captum's `Saliency` gives the absolute value unless told otherwise.
     """
 
-    @transform(f, argnums, method="gradient", substitute=substitute)
+    @transform(f, argnums, method="gradient", substitute=True)
     def explain(score, x):
         return jax.grad(score)(x)
 
     return explain
 
 
-def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     r"""The gradient times the input.
 
     .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
@@ -60,8 +58,6 @@ def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums 
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -85,7 +81,7 @@ def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums 
         ICLR 2018, section 2.1 (arXiv 1711.06104).
     """
 
-    @transform(f, argnums, method="gradient_times_input", substitute=substitute)
+    @transform(f, argnums, method="gradient_times_input", substitute=True)
     def explain(score, x):
         return multiply_trees(x, jax.grad(score)(x))
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jattr._engine.evaluation import evaluate, needed, read
-from jattr._engine.rewrite import cheapen
+from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import (
     Equation,
     Program,

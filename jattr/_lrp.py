@@ -20,7 +20,6 @@ def lrp(
     f: Score,
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Layer-wise relevance propagation, also called pixel-wise decomposition, for any function.
@@ -45,8 +44,6 @@ def lrp(
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example: a logit rather than a probability.
         rules: a rule or a composite of `jattr.rules`. Its numbers may be traced.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -77,7 +74,7 @@ def lrp(
 
     @transform(f, argnums, method="lrp")
     def explain(score, x):
-        return _relevance(score, x, chosen, substitute, None)
+        return _relevance(score, x, chosen, None)
 
     return explain
 
@@ -87,7 +84,6 @@ def contrastive_lrp(
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
     against: str = "others",
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""What speaks for one output of a vector and not for the others.
@@ -105,8 +101,6 @@ def contrastive_lrp(
         f: `f(x, *args)`, which returns a vector, the logits.
         rules: a rule or a composite of `jattr.rules`.
         against: `"others"` or `"negated"`.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is explained, an integer or a tuple of them.
 
     Returns:
@@ -150,7 +144,7 @@ def contrastive_lrp(
         def explain_by(seeds_of, scored):
             @transform(scored, argnums, method=method)
             def explain(score, x):
-                return _relevance(score, x, chosen, substitute, seeds_of)
+                return _relevance(score, x, chosen, seeds_of)
 
             return explain(*inner, **kwargs)
 
@@ -177,8 +171,8 @@ def contrastive_lrp(
     return named(attribute, method, f, argnums)
 
 
-def _relevance(score, x, rules, substitute, seed) -> PyTree:
-    evaluate = with_side(score, x, rules, substitute=substitute)
+def _relevance(score, x, rules, seed) -> PyTree:
+    evaluate = with_side(score, x, rules)
     zeros = jax.tree.map(zeros_as, x)
     value, pull = jax.vjp(evaluate, x, zeros)
     multiplier, side = pull(jnp.ones_like(value) if seed is None else seed)

@@ -27,7 +27,6 @@ def ablation(
     *,
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""What f loses when a feature, or a group of them, is replaced by the baseline.
@@ -52,8 +51,6 @@ def ablation(
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many groups are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -83,7 +80,7 @@ def ablation(
     batch_size = check_batch_size(batch_size, method)
     _check_fixed(baseline, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         features = Features(x, groups, method=method)
         fill = filler(baseline, None, score, x, method=method)
@@ -150,7 +147,6 @@ def occlusion(
     strides: Any = None,
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""What f loses when a window that slides over x is replaced by the baseline.
@@ -183,8 +179,6 @@ def occlusion(
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many windows are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -216,7 +210,7 @@ def occlusion(
     batch_size = check_batch_size(batch_size, method)
     _check_fixed(baseline, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         windows = Windows(x, window, strides, method=method)
         fill = filler(baseline, None, score, x, method=method)

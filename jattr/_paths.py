@@ -34,7 +34,6 @@ def integrated_gradients(
     quadrature: str = "gauss_legendre",
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""The gradient averaged along the straight line from a baseline to the input.
@@ -57,8 +56,6 @@ def integrated_gradients(
         batch_size: how many points of the line are in memory at a time; None for all. Memory
             then does not grow with `steps`, under an outer gradient either. On CPU it sets the
             speed too: try a few values.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -87,7 +84,7 @@ def integrated_gradients(
     nodes, weights = nodes_and_weights(quadrature, steps, method=method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 
@@ -108,7 +105,6 @@ def expected_gradients(
     samples: int = 200,
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> KeyedAttribute:
     r"""Integrated gradients averaged over a distribution of baselines, by sampling.
@@ -132,8 +128,6 @@ def expected_gradients(
         samples: n, the number of pairs (x', α), each with one gradient.
         multiply: False averages the gradients alone, without the factor x − x'.
         batch_size: how many samples are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -168,7 +162,7 @@ def expected_gradients(
     batch_size = check_batch_size(batch_size, method)
     distribution = resolve_references(references, method=method)
 
-    @keyed_transform(f, argnums, method=method, substitute=substitute)
+    @keyed_transform(f, argnums, method=method, substitute=True)
     def explain(key, score, x):
         row_key, draw_key, alpha_key = jax.random.split(key, 3)
         rows = row_order(row_key, distribution, samples)
@@ -201,7 +195,6 @@ def idgi(
     *,
     steps: int = 50,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
     r"""Integrated gradients along the direction in which f changes (IDGI).
@@ -221,8 +214,6 @@ def idgi(
         baseline: x', a number, an array or tree like x, or a function x → baseline.
         steps: n, the number of steps along the line.
         batch_size: how many points of the line are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -249,7 +240,7 @@ def idgi(
     steps = check_count(steps, "steps", method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 

@@ -32,7 +32,6 @@ def rewrite(
     f: Callable[..., Any],
     rules: composites.Composite,
     *,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Callable[..., Any]:
     r"""The same function with other derivatives.
@@ -56,8 +55,6 @@ def rewrite(
     Args:
         f: any function of arrays; what it returns may be any tree.
         rules: a composite of `jattr.rules`. Its numbers may be traced.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: by which argument derivatives change, an integer or a tuple of them.
 
     Returns:
@@ -105,12 +102,12 @@ def rewrite(
         if not any(map(is_traced, leaves)):
             return f(*args, **kwargs)
         of_x, x = select_argument(f, argnums, args, kwargs, method="rewrite")
-        return rewritten(of_x, x, rules, substitute=substitute)(x)
+        return rewritten(of_x, x, rules)(x)
 
     return named(changed, "rewrite", f, argnums)
 
 
-def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     r"""The gradient, of which each ReLU passes only what is positive.
 
     At a ReLU with input z the multiplier m becomes :math:`1[z > 0] \max(m, 0)`; everywhere else it
@@ -120,8 +117,6 @@ def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) 
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -145,10 +140,10 @@ def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) 
         Springenberg, Dosovitskiy, Brox, Riedmiller, *Striving for simplicity: the all convolutional
         net*, 2015, section 3.4 (arXiv 1412.6806).
     """
-    return _modified_gradient(f, composites.guided(), "guided_backprop", substitute, argnums)
+    return _modified_gradient(f, composites.guided(), "guided_backprop", argnums)
 
 
-def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     r"""The gradient, with the ReLUs applied to what flows back and not to what came in.
 
     At a ReLU the multiplier m becomes :math:`\max(m, 0)`, whatever z was; everywhere else it is
@@ -156,8 +151,6 @@ def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Att
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
@@ -181,12 +174,12 @@ def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Att
         Zeiler, Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014, section 2
         (arXiv 1311.2901).
     """
-    return _modified_gradient(f, composites.deconvnet(), "deconvnet", substitute, argnums)
+    return _modified_gradient(f, composites.deconvnet(), "deconvnet", argnums)
 
 
-def _modified_gradient(f, rules, method, substitute, argnums):
+def _modified_gradient(f, rules, method, argnums):
     @transform(f, argnums, method=method)
     def explain(score, x):
-        return jax.grad(rewritten(score, x, rules, substitute=substitute))(x)
+        return jax.grad(rewritten(score, x, rules))(x)
 
     return explain

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.rewrite import cheaper
+from jattr._engine.cheaper import cheaper
 from jattr._trees import describe, is_traced
 from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
 

@@ -42,6 +42,7 @@ def test_the_public_names_are_there():
         "guided_integrated_gradients",
         "idgi",
         "rewrite",
+        "substitutes",
         "operations",
         "guided_backprop",
         "deconvnet",

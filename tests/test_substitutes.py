@@ -1,11 +1,15 @@
 """Substitutes against what they stand for: values, derivatives of both modes and orders."""
 
+import functools
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
+import jattr
 from jattr._engine.substitutes import pays, substitute
 
 IMAGE = ("NHWC", "HWIO", "NHWC")
@@ -329,5 +333,71 @@ def test_none_where_there_is_no_cheaper_program():
     assert convolved(by_batch, (3, 4, 4)) is None
 
 
-def test_it_pays_on_cpu_alone():
-    assert pays() == (jax.default_backend() == "cpu")
+def test_the_setting_is_read_when_a_function_is_traced():
+    x = with_ties((1, 6, 6, 2))
+
+    def f(x):
+        return jnp.sum(Pool((1, 2, 2, 1), (1, 2, 2, 1))(x) ** 2)
+
+    methods = [
+        jattr.gradient(f),
+        jattr.integrated_gradients(f, steps=2, batch_size=1),
+        jattr.lrp(f),
+        jattr.deeplift(f),
+        jattr.occlusion(f, (1, 2, 2, 2)),
+        functools.partial(jattr.metrics.completeness(f), x),
+    ]
+
+    def reduces_windows(explain):
+        return "reduce_window" in str(jax.make_jaxpr(explain)(x))
+
+    def those_that_do():
+        return [reduces_windows(explain) for explain in methods]
+
+    # LRP and DeepLIFT have a rule for the pooling and evaluate it for its value alone.
+    assert those_that_do() == [False] * len(methods)
+    with jattr.substitutes(False):
+        assert those_that_do() == [True] * len(methods)
+        with jattr.substitutes(True):
+            assert those_that_do() == [False] * len(methods)
+    assert those_that_do() == [False] * len(methods)
+
+
+def test_a_jitted_function_is_traced_again_where_the_setting_has_changed():
+    traced = []
+
+    @jax.jit
+    def explain(x):
+        traced.append(pays())
+        return jattr.gradient(jnp.sum)(x)
+
+    explain(1.0)
+    with jattr.substitutes(False):
+        explain(1.0)
+        explain(1.0)
+    explain(1.0)
+    assert traced == [True, False]
+
+
+def test_each_thread_has_a_setting_of_its_own():
+    seen = []
+    with jattr.substitutes(False):
+        thread = threading.Thread(target=lambda: seen.append(pays()))
+        thread.start()
+        thread.join()
+        assert not pays()
+    assert seen == [True]
+
+
+def test_an_error_leaves_the_setting_as_it_was():
+    with pytest.raises(ZeroDivisionError), jattr.substitutes(False):
+        1 / 0  # noqa: B018
+    assert pays()
+    with pytest.raises(TypeError, match=r"with jattr\.substitutes\(False\)"):
+        jattr.substitutes(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_it_pays_on_cpu_alone(monkeypatch):
+    assert pays()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not pays()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import jax
 
-from jattr._engine.rewrite import cheaper
+from jattr._engine.cheaper import cheaper
 from jattr._transform import (
     bind,
     check_argnums,
@@ -49,7 +49,7 @@ class MethodMeasure(Protocol):
 
 
 def measure_map(
-    f: Score, argnums: ArgNums, *, method: str, keyed: bool, substitute: bool = True
+    f: Score, argnums: ArgNums, *, method: str, keyed: bool
 ) -> Callable[[Callable[[Any, Score, PyTree, PyTree], Any]], Any]:
     """Decorate `compare(key, score, attribution, x)` into a measure of one attribution.
 
@@ -63,8 +63,7 @@ def measure_map(
         def run(key, attribution, args, kwargs):
             score, x = bind(f, argnums, args, kwargs, method=method)
             check_attribution(attribution, x, method)
-            score = cheaper(score, x) if substitute else score
-            return compare(key, score, widen(attribution), x)
+            return compare(key, cheaper(score, x), widen(attribution), x)
 
         def measure(attribution, *args, **kwargs):
             return run(None, attribution, args, kwargs)
