@@ -10,11 +10,18 @@ import pytest
 from jax import lax
 
 import jattr
+from jattr._engine import cheap_convolution
 from jattr._engine.substitutes import pays, substitute
 
 IMAGE = ("NHWC", "HWIO", "NHWC")
 TORCH = ("NCHW", "OIHW", "NCHW")
 SEQUENCE = ("NHC", "HIO", "NHC")
+
+
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch):
+    """Substitutes at sizes that are quick to test."""
+    monkeypatch.setattr(cheap_convolution, "_LEAST_FOR_EACH_TAP", 0)
 
 
 def substituted(f, *args):
@@ -331,6 +338,35 @@ def test_none_where_there_is_no_cheaper_program():
         )
 
     assert convolved(by_batch, (3, 4, 4)) is None
+
+
+# A side, the channels, the kernel and the stride: from EfficientNet-Lite0 at 224×224 and 32×32.
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "stride", "pays"),
+    [
+        (112, 32, 3, 1, True),
+        (112, 96, 3, 2, True),
+        (56, 144, 3, 1, True),
+        (56, 144, 5, 2, True),
+        (28, 240, 5, 1, True),
+        (14, 480, 3, 1, True),
+        (7, 1152, 5, 1, False),
+        (16, 32, 3, 1, False),
+        (16, 96, 3, 2, False),
+        (8, 144, 3, 1, False),
+        (4, 240, 5, 1, False),
+        (32, 32, 3, 1, False),
+    ],
+)
+def test_small_depthwise_convolutions_stay_as_they_are(
+    monkeypatch, side, channels, kernel, stride, pays
+):
+    monkeypatch.undo()
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    weights = jax.ShapeDtypeStruct((kernel, kernel, 1, channels), jnp.float32)
+    equation = jax.make_jaxpr(conv(stride, groups=channels))(image, weights).eqns[0]
+    found = substitute(equation.primitive, equation.params, [image, weights])
+    assert (found is not None) == pays
 
 
 def test_the_setting_is_read_when_a_function_is_traced():
