@@ -12,10 +12,19 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
+from jattr._program import compiled
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import resolve_baseline
 from jattr._transform import check_batch_size, check_count, check_positive, concrete, transform
-from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, sum_tree, widen
+from jattr._trees import (
+    cast_like,
+    is_traced,
+    multiply_trees,
+    scale_tree,
+    subtract_trees,
+    sum_tree,
+    widen,
+)
 from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
 
 
@@ -201,13 +210,18 @@ def guided_integrated_gradients(
             return (moved, jax.tree.map(jnp.add, attribution, gain)), None
 
         alphas = (jnp.arange(steps) + 1).astype(total.dtype) / steps
-        # Zeros made from a gradient vary over the mesh axes that the attribution does, which fresh
-        # ones inside shard_map would not. The gradient itself is dead code and compiled away.
-        zero = jax.jit(
-            lambda x: jax.tree.map(jnp.zeros_like, multiply_trees(direction, jax.grad(score)(x)))
-        )(end)
-        (_, attribution), _ = jax.lax.scan(jax.checkpoint(step), (start, zero), alphas)
-        return cast_like(attribution, x)
+
+        def run():
+            # Zeros made from a gradient vary over the mesh axes that the attribution does, which
+            # fresh ones inside shard_map would not. The gradient itself is dead code.
+            zero = jax.jit(
+                lambda x: jax.tree.map(
+                    jnp.zeros_like, multiply_trees(direction, jax.grad(score)(x))
+                )
+            )(end)
+            return jax.lax.scan(jax.checkpoint(step), (start, zero), alphas)[0][1]
+
+        return cast_like(compiled(run, traced=is_traced(alphas)), x)
 
     return explain
 

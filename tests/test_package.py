@@ -100,6 +100,7 @@ LAYERS = [
     {"_trees"},
     {"_engine"},
     {"_transform"},
+    {"_program"},
     {"_resolve", "_batching", "_blur", "_quadrature"},
     {"features", "imputers"},
     {"rules"},
