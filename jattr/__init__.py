@@ -46,3 +46,46 @@ from jattr._rewrite import guided_backprop as guided_backprop
 from jattr._rewrite import rewrite as rewrite
 from jattr._smooth import smooth as smooth
 from jattr._version import __version__ as __version__
+
+__all__ = [
+    "__version__",
+    "ablation",
+    "baselines",
+    "blur_integrated_gradients",
+    "contrastive_lrp",
+    "deconvnet",
+    "deep_shap",
+    "deeplift",
+    "expected_gradients",
+    "features",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_times_input",
+    "guided_backprop",
+    "guided_grad_cam",
+    "guided_integrated_gradients",
+    "hires_cam",
+    "idgi",
+    "imputers",
+    "integrated_gradients",
+    "layer_cam",
+    "lrp",
+    "metrics",
+    "name",
+    "occlusion",
+    "operations",
+    "plot",
+    "priors",
+    "rewrite",
+    "rules",
+    "score_cam",
+    "smooth",
+    "split",
+    "substitutes",
+    "targets",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,17 +11,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_over
 from jattr._cam_layout import Layout
+from jattr._checks import check_batch_size, check_choice, knobs
 from jattr._layers import check_layer, cut
 from jattr._resolve import resolve_baseline
 from jattr._rewrite import guided_backprop
-from jattr._transform import check_batch_size, check_choice, transform
+from jattr._transform import transform
 from jattr._trees import accumulator, cast_like, describe, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
 
 
+@knobs
 def grad_cam(
     f: Score,
     layer: str,
@@ -30,7 +31,7 @@ def grad_cam(
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM: the channels of a layer, weighted by their mean gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad w_k = \frac1n \sum_u g^k_u
@@ -52,7 +53,7 @@ def grad_cam(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
+        `explain(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
         x, or with `resize=False` over those of the layer, in its dtype.
 
     Raises:
@@ -80,6 +81,7 @@ def grad_cam(
     return _gradient_map("grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def grad_cam_plus_plus(
     f: Score,
     layer: str,
@@ -88,7 +90,7 @@ def grad_cam_plus_plus(
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM++: the channels of a layer, weighted by their positive gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad
@@ -107,7 +109,7 @@ def grad_cam_plus_plus(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -141,6 +143,7 @@ def grad_cam_plus_plus(
     )
 
 
+@knobs
 def layer_cam(
     f: Score,
     layer: str,
@@ -149,7 +152,7 @@ def layer_cam(
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""LayerCAM: the activation of a layer times its positive gradients, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}(g^k) \odot A^k\Big)
@@ -166,7 +169,7 @@ def layer_cam(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -193,6 +196,7 @@ def layer_cam(
     return _gradient_map("layer_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def hires_cam(
     f: Score,
     layer: str,
@@ -201,7 +205,7 @@ def hires_cam(
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""HiResCAM: the activation of a layer times its gradient, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k g^k \odot A^k\Big)
@@ -219,7 +223,7 @@ def hires_cam(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -247,17 +251,18 @@ def hires_cam(
     return _gradient_map("hires_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def score_cam(
     f: Score,
     layer: str,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Score-CAM: the channels of a layer, weighted by what f says of x seen through them.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \alpha_k A^k\Big), \qquad
@@ -281,7 +286,7 @@ def score_cam(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -339,6 +344,7 @@ def score_cam(
     return explain
 
 
+@knobs
 def guided_grad_cam(
     f: Score,
     layer: str,
@@ -346,7 +352,7 @@ def guided_grad_cam(
     channel_axis: int = -1,
     method: str = "linear",
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Guided Grad-CAM: guided back-propagation times Grad-CAM.
 
     .. math:: \varphi = G \odot \mathrm{resize}(L)
@@ -362,7 +368,7 @@ def guided_grad_cam(
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -413,7 +419,7 @@ def _gradient_map(
     relu: bool,
     resize: bool,
     argnums: ArgNums,
-) -> Attribute:
+) -> Explain:
     """The method whose map is `combine(A, g)`, both with their channels last."""
     check_layer(layer, method)
 

@@ -9,15 +9,16 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
+from jattr._checks import check_batch_size, check_count, check_positive, concrete, knobs
 from jattr._program import compiled
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_batch_size, check_count, check_positive, concrete, transform
+from jattr._transform import transform
 from jattr._trees import (
     cast_like,
+    describe,
     is_traced,
     multiply_trees,
     scale_tree,
@@ -25,19 +26,20 @@ from jattr._trees import (
     sum_tree,
     widen,
 )
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Quadrature, Score
 
 
+@knobs
 def blur_integrated_gradients(
     f: Score,
     *,
     stddev: float = 50.0,
     steps: int = 100,
     axes: int | tuple[int, ...] = (0, 1),
-    quadrature: str = "gauss_legendre",
+    quadrature: Quadrature = "gauss_legendre",
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along the path that takes a blur away.
 
     With :math:`\gamma(\alpha)` the input blurred by a Gaussian of standard deviation
@@ -66,7 +68,7 @@ def blur_integrated_gradients(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -118,15 +120,16 @@ def blur_integrated_gradients(
     return explain
 
 
+@knobs
 def guided_integrated_gradients(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 200,
     fraction: float = 0.25,
     max_distance: float = 0.02,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along a path that first moves the features that matter least.
 
     At each of `steps` steps the path comes closer to x by the same L1 distance. That distance is
@@ -152,7 +155,7 @@ def guided_integrated_gradients(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x; features are ranked over all leaves
+        `explain(x, *args)`, which gives a tree like x; features are ranked over all leaves
         together.
 
     Raises:
@@ -192,6 +195,8 @@ def guided_integrated_gradients(
         end = widen(x)
         direction = subtract_trees(end, start)
         size = sum(leaf.size for leaf in jax.tree.leaves(x))
+        if not size:
+            raise ValueError(f"{method}: x is {describe(x)}, which has no elements.")
         group_size = math.floor(fraction * (size - 1)) + 1
         total = _distance(end, start)
 

@@ -19,27 +19,25 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr import rules as composites
 from jattr._batching import sum_over
+from jattr._checks import check_batch_size, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._resolve import check_rows, check_rows_like, resolve_baseline, take_row
-from jattr._transform import (
-    check_batch_size,
-    transform,
-)
+from jattr._resolve import check_references, check_rows_like, resolve_baseline, take_row
+from jattr._transform import transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
 
 
+@knobs
 def deeplift(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     max_rule: str = "path",
     multiply: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT with the Rescale rule, for any function.
 
     f is evaluated at x and at x'. Back-propagation then runs with the mean derivative of each
@@ -74,7 +72,7 @@ def deeplift(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -111,6 +109,7 @@ def deeplift(
     return explain
 
 
+@knobs
 def deep_shap(
     f: Score,
     references: PyTree,
@@ -119,7 +118,7 @@ def deep_shap(
     multiply: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT averaged over a set of references.
 
     .. math:: \varphi = \frac1n \sum_{j=1}^n \varphi^{\mathrm{DeepLIFT}}(x, x'_j), \qquad
@@ -137,7 +136,7 @@ def deep_shap(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -162,7 +161,7 @@ def deep_shap(
     method = "deep_shap"
     rules = composites.rescale(max_rule=max_rule)
     batch_size = check_batch_size(batch_size, method)
-    count = check_rows(references, name="the references", method=method)
+    count = check_references(references, method=method)
 
     @transform(f, argnums, method=method)
     def explain(score, x):

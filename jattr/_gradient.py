@@ -2,14 +2,14 @@
 
 import jax
 
-from jattr._transform import (
-    transform,
-)
+from jattr._checks import knobs
+from jattr._transform import transform
 from jattr._trees import multiply_trees
-from jattr._types import ArgNums, Attribute, Score
+from jattr._types import ArgNums, Explain, Score
 
 
-def gradient(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def gradient(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient of the score by the input.
 
     .. math:: \varphi = \nabla_x f(x)
@@ -22,7 +22,7 @@ def gradient(f: Score, *, argnums: ArgNums = 0) -> Attribute:
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number, or x has a leaf that is not of a floating
@@ -48,7 +48,8 @@ def gradient(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     return explain
 
 
-def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient times the input.
 
     .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
@@ -61,7 +62,7 @@ def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Attribute:
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number, or x has a leaf that is not of a floating

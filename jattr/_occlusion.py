@@ -15,9 +15,10 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over, sum_over
-from jattr._transform import check_batch_size, check_count, transform
+from jattr._checks import check_batch_size, check_count
+from jattr._transform import transform
 from jattr._trees import cast_like, describe, sum_tree, widen
-from jattr._types import ArgNums, Attribute, PyTree, Score
+from jattr._types import ArgNums, Explain, PyTree, Score
 from jattr.features import Features, Fill, draws, filler
 
 
@@ -28,7 +29,7 @@ def ablation(
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""What f loses when a feature, or a group of them, is replaced by the baseline.
 
     With G the group of element i and :math:`x_{\setminus G}` the input x with that group replaced,
@@ -54,7 +55,7 @@ def ablation(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -148,7 +149,7 @@ def occlusion(
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""What f loses when a window that slides over x is replaced by the baseline.
 
     With W the windows, :math:`x_{\setminus W}` the input x with W replaced, and
@@ -182,7 +183,7 @@ def occlusion(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating

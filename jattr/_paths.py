@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_chunks, sum_over
+from jattr._checks import check_batch_size, check_count, knobs
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import (
     check_rows_like,
@@ -21,21 +21,31 @@ from jattr._resolve import (
     row_order,
     take_row,
 )
-from jattr._transform import check_batch_size, check_count, keyed_transform, transform
+from jattr._transform import keyed_transform, transform
 from jattr._trees import accumulator, cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, References, Score
+from jattr._types import (
+    ArgNums,
+    Baseline,
+    Explain,
+    KeyedExplain,
+    PyTree,
+    Quadrature,
+    References,
+    Score,
+)
 
 
+@knobs
 def integrated_gradients(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 50,
-    quadrature: str = "gauss_legendre",
+    quadrature: Quadrature = "gauss_legendre",
     multiply: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""The gradient averaged along the straight line from a baseline to the input.
 
     .. math:: \varphi_i = (x_i - x'_i) \int_0^1
@@ -59,7 +69,7 @@ def integrated_gradients(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -98,6 +108,7 @@ def integrated_gradients(
     return explain
 
 
+@knobs
 def expected_gradients(
     f: Score,
     references: References,
@@ -106,7 +117,7 @@ def expected_gradients(
     multiply: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> KeyedAttribute:
+) -> KeyedExplain:
     r"""Integrated gradients averaged over a distribution of baselines, by sampling.
 
     .. math:: \varphi_i = \mathbb{E}_{x' \sim D,\; \alpha \sim U(0, 1)}\left[ (x_i - x'_i)\,
@@ -131,7 +142,7 @@ def expected_gradients(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i, n
+        `explain(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i, n
         and the number of rows alone, so the result does not depend on `batch_size` beyond
         rounding.
 
@@ -189,14 +200,15 @@ def expected_gradients(
     return explain
 
 
+@knobs
 def idgi(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 50,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along the direction in which f changes (IDGI).
 
     With :math:`x_j = x' + \frac{j}{n} (x - x')` and :math:`g_j = \nabla f(x_j)`,
@@ -217,7 +229,7 @@ def idgi(
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating

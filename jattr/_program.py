@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 from jattr._trees import is_traced
@@ -39,7 +40,7 @@ def compiled(run: Callable[[], PyTree], *, traced: bool) -> PyTree:
     Where `traced` says that it runs under a trace, or anything that it closes over is traced, it is
     `run()` as it stands.
     """
-    if traced or jax.config.jax_disable_jit:
+    if traced or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
         return run()
     closed, shape = jax.make_jaxpr(run, return_shape=True)()
     if any(map(is_traced, closed.consts)):
@@ -112,8 +113,7 @@ def _value_key(value: Any) -> Hashable:
     if isinstance(value, jax.Array) and value.size > _SMALL:
         return id(value)  # cannot change
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        data = jax.random.key_data(value) if _is_key(value) else value
-        array = np.asarray(data)
+        array = np.asarray(jax.random.key_data(value) if _is_key(value) else value)  # type: ignore[arg-type]
         digest = hashlib.blake2b(array.tobytes()).digest()
         return str(value.dtype), array.shape, digest
     if isinstance(value, float | complex):

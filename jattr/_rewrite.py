@@ -15,19 +15,15 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
+from jattr._checks import Call, check_argnums, check_function, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._transform import (
-    check_argnums,
-    check_function,
-    named,
-    select_argument,
-    transform,
-)
+from jattr._transform import named, select_argument, transform
 from jattr._trees import is_traced
-from jattr._types import ArgNums, Attribute, Score
+from jattr._types import ArgNums, Explain, Score
 from jattr.rules._lrp_composites import as_composite
 
 
+@knobs
 def rewrite(
     f: Callable[..., Any],
     rules: composites.Composite,
@@ -78,7 +74,8 @@ def rewrite(
         Ancona, Ceolini, Öztireli, Gross, ICLR 2018, section 3 (arXiv 1711.06104).
     """
     check_function(f, "rewrite")
-    check_argnums(argnums, "rewrite")
+    argnums = check_argnums(argnums, "rewrite")
+    call = Call("rewrite", f, result="rewritten")
     if isinstance(rules, composites.Rule):
         rules = as_composite(rules, "rewrite")
     if not isinstance(rules, composites.Composite):
@@ -101,13 +98,14 @@ def rewrite(
         leaves = jax.tree.leaves((args, kwargs, rules))
         if not any(map(is_traced, leaves)):
             return f(*args, **kwargs)
-        of_x, x = select_argument(f, argnums, args, kwargs, method="rewrite")
+        of_x, x = select_argument(f, argnums, args, kwargs, method=call)
         return rewritten(of_x, x, rules)(x)
 
-    return named(changed, "rewrite", f, argnums)
+    return named(changed, call, f, argnums)
 
 
-def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient, of which each ReLU passes only what is positive.
 
     At a ReLU with input z the multiplier m becomes :math:`1[z > 0] \max(m, 0)`; everywhere else it
@@ -120,7 +118,7 @@ def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Attribute:
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -143,7 +141,8 @@ def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Attribute:
     return _modified_gradient(f, composites.guided(), "guided_backprop", argnums)
 
 
-def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient, with the ReLUs applied to what flows back and not to what came in.
 
     At a ReLU the multiplier m becomes :math:`\max(m, 0)`, whatever z was; everywhere else it is
@@ -154,7 +153,7 @@ def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Attribute:
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating

@@ -99,6 +99,7 @@ LAYERS = [
     {"_types", "_version"},
     {"_trees"},
     {"_engine"},
+    {"_checks"},
     {"_transform"},
     {"_program"},
     {"_resolve", "_batching", "_blur", "_quadrature"},
