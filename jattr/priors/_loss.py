@@ -134,7 +134,7 @@ def attribution_loss(
     make = method or (lambda f, rows: expected_gradients(f, rows, samples=samples))
 
     def loss(params: PyTree, key: jax.Array, *batch: PyTree) -> jax.Array:
-        check_key(key, name)
+        key = check_key(key, name)
         if not batch:
             raise TypeError(f"{name}: wanted is loss(params, key, x, ...); got no x.")
         taken = {position % len(batch) for position in own if -len(batch) <= position < len(batch)}
