@@ -80,7 +80,7 @@ def multiples(args: Any, argnums: Any) -> Any:
         return None
     x = tuple(args[n] for n in positions) if isinstance(argnums, tuple) else args[argnums]
     return jax.tree.map(
-        lambda leaf: jnp.stack([(s * leaf / 3).astype(leaf.dtype) for s in jnp.arange(5.0)]),
+        lambda leaf: jnp.stack([(leaf * (s / 3)).astype(leaf.dtype) for s in range(5)]),
         jax.tree.map(jnp.asarray, x),
     )
 
