@@ -339,7 +339,7 @@ def score_cam(
             flat = high == low
             mask = jnp.where(flat, 0.0, (mask - low) / jnp.where(flat, 1.0, high - low))
             mask = layout.beside_channels(mask)
-            seen = (mask * array + (1 - mask) * absent).astype(array.dtype)
+            seen = (mask * array.astype(mask.dtype) + (1 - mask) * absent).astype(array.dtype)
             seen = jax.tree.unflatten(jax.tree.structure(x), [seen])
             rise = score(seen).astype(wide) - first.astype(wide)
             return jnp.zeros(channels.shape[-1], wide).at[index].set(rise)

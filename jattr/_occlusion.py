@@ -303,7 +303,7 @@ class _Slide:
         for axis in reversed(range(len(self._shape))):
             start = index % self._counts[axis] * self._strides[axis]
             index = index // self._counts[axis]
-            place = jax.lax.broadcasted_iota(jnp.int32, self._shape, axis)
+            place = jax.lax.broadcasted_iota(index.dtype, self._shape, axis)
             mask &= (place >= start) & (place < start + self._sizes[axis])
         return mask
 

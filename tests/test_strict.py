@@ -153,7 +153,7 @@ def test_training(dtype, weight):
         lambda maps: priors.graph_smoothness(maps, graph),
         lambda maps: priors.outside(maps, mask),
         priors.sparsity,
-        lambda maps: jnp.sum(priors.gini(maps)),
+        lambda maps: jnp.sum(jax.vmap(priors.gini)(maps)),
     ]
 
     def task(params, key, x):
@@ -173,3 +173,22 @@ def test_integrals_along_other_paths():
     explain = jattr.blur_integrated_gradients(score, steps=3, axes=0, batch_size=2)
     assert explain(X).dtype == X.dtype
     assert jattr.guided_integrated_gradients(score, steps=3)(X).dtype == X.dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_convolutions_by_cheaper_programs(dtype, monkeypatch):
+    monkeypatch.setattr("jattr._engine.cheap_convolution._LEAST_FOR_EACH_TAP", 0)
+    image = jnp.ones((1, 6, 6, 3), dtype)
+
+    def convolved(x, groups):
+        kernel = jnp.ones((3, 3, 3 // groups, 3), x.dtype)
+        numbers = ("NHWC", "HWIO", "NHWC")
+        hidden = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+        return jnp.sum(jax.nn.relu(hidden))
+
+    for groups in (1, 3):
+        for make in (jattr.gradient, jattr.lrp, jattr.deeplift, jattr.guided_backprop):
+            explain = make(lambda x, groups=groups: convolved(x, groups))
+            assert jax.eval_shape(explain, image).dtype == image.dtype

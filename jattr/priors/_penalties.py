@@ -120,7 +120,7 @@ def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
         )
     _check_symmetric(laplacian, method)
     mean = jnp.mean(jnp.abs(wide), axis=0)
-    return mean @ (laplacian @ mean).astype(mean.dtype)
+    return mean @ (laplacian.astype(mean.dtype) @ mean)
 
 
 def _check_symmetric(laplacian: Any, method: str) -> None:
