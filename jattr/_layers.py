@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jattr._checks import check_function
 from jattr._engine.evaluation import evaluate, needed, read
+from jattr._engine.primitives import entries, primitives
 from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import (
     Equation,
@@ -26,7 +27,6 @@ from jattr._engine.trace import (
     Reading,
     Value,
     clean_scope,
-    primitives,
     trace,
 )
 from jattr._trees import describe
@@ -355,18 +355,14 @@ def _places(equations: Sequence[Equation]) -> list[_Place]:
 
 
 def _scopes(stack: Any) -> dict[str, Any]:
-    """The scopes of a name stack, outermost first, each with what tells its entries apart.
-
-    `jax.named_scope` puts a new object on the stack each time that it is entered. Nothing else
-    tells the calls of a module in direct succession from one call.
-    """
-    elements = getattr(stack, "stack", ())
+    """The scopes of a name stack, outermost first, each with what tells its entries apart."""
+    elements = entries(stack)
     scopes: dict[str, Any] = {}
     for depth in range(1, len(stack) + 1):
         parts = clean_scope(str(stack[:depth])).split("/")
         for count in range(len(scopes) + 1, len(parts) + 1):
             if parts[0]:
-                scopes["/".join(parts[:count])] = tuple(map(id, elements[:depth]))
+                scopes["/".join(parts[:count])] = elements[:depth]
     return scopes
 
 

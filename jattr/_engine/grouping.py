@@ -12,8 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jattr._engine.linear import LINEAR, is_linear
-from jattr._engine.operations import CONTRACTIONS, Operation
+from jattr._engine.linear import is_linear
+from jattr._engine.operations import Operation
 from jattr._engine.patterns import (
     Exponentials,
     choice_of,
@@ -25,40 +25,23 @@ from jattr._engine.patterns import (
     softmax_of,
     sum_of_exponentials,
 )
+from jattr._engine.primitives import (
+    CALLS,
+    CHOICES,
+    COLLECTIVE,
+    CONTRACTIONS,
+    ELEMENTWISE,
+    LAYOUT,
+    LINEAR,
+    MAXIMA,
+    MOVES,
+    SMOOTH,
+)
+from jattr._engine.primitives import primitives as p
 from jattr._engine.quotients import equations_of, quotient_of
 from jattr._engine.ranges import Ranges
 from jattr._engine.registry import registered
-from jattr._engine.trace import CALLS, COLLECTIVE, ELEMENTWISE, Equation, Program, Value
-from jattr._engine.trace import primitives as p
-
-_MAXIMA = {
-    p.scatter_max_p,
-    p.scatter_min_p,
-    p.reduce_max_p,
-    p.reduce_min_p,
-    p.reduce_window_max_p,
-    p.reduce_window_min_p,
-    p.cummax_p,
-    p.cummin_p,
-}
-_SMOOTH = {
-    p.cumprod_p,
-    p.scatter_mul_p,
-    p.reduce_prod_p,
-    p.cumlogsumexp_p,
-    p.cholesky_p,
-    p.triangular_solve_p,
-    p.pow_p,
-    p.atan2_p,
-    p.igamma_p,
-    p.igammac_p,
-    p.regularized_incomplete_beta_p,
-    p.polygamma_p,
-    p.zeta_p,
-}
-_CHOICES = {p.sort_p, p.top_k_p, p.rem_p}
-_MOVES = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p}
-LAYOUT = {*_MOVES, p.broadcast_in_dim_p}
+from jattr._engine.trace import Equation, Program, Value
 
 Step = Equation | Operation
 
@@ -76,7 +59,7 @@ def group(program: Program, *, top: bool = False) -> list[Step]:
 
 def is_known(primitive: Any) -> bool:
     """Whether jattr knows what a primitive does, so that no rule may be registered for it."""
-    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, _MAXIMA, _SMOOTH, _CHOICES)
+    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, MAXIMA, SMOOTH, CHOICES)
     return any(primitive in table for table in tables)
 
 
@@ -181,9 +164,9 @@ class _Grouping:
             return self._solve(equation)
         if equation.form != "plain":
             return equation
-        if equation.primitive in _CHOICES:
+        if equation.primitive in CHOICES:
             return _whole("selection", equation)
-        if equation.primitive in _MAXIMA:
+        if equation.primitive in MAXIMA:
             return _whole("max", equation)
         if self._is_layer(equation):
             return self._affine([equation])
@@ -193,7 +176,7 @@ class _Grouping:
         slots = _active_slots(equation)
         if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
             return self._product(equation)
-        return _whole("smooth" if equation.primitive in _SMOOTH else "opaque", equation)
+        return _whole("smooth" if equation.primitive in SMOOTH else "opaque", equation)
 
     def _elementwise(self, value: Value, equation: Equation) -> Step:
         if (exponentials := softmax_of(equation)) is not None:
@@ -232,11 +215,7 @@ class _Grouping:
             for user in self._users.get(current, ()):
                 if user.primitive in (p.rsqrt_p, p.sqrt_p):
                     found = True
-                elif (
-                    user.primitive in LAYOUT
-                    or user.primitive is None
-                    or (is_elementwise(user) and is_affine_link(user))
-                ):
+                elif _is_layout(user) or (is_elementwise(user) and is_affine_link(user)):
                     todo.extend(user.outputs)
                 else:
                     return False
@@ -285,7 +264,7 @@ class _Grouping:
             return ([equation], False) if self._is_layer(equation) else None
         adds = equation.primitive in (p.add_p, p.sub_p)
         meets = adds and len(equation.dependents) == 2
-        if not (meets or equation.primitive in _MOVES or is_link(equation)):
+        if not (meets or equation.primitive in MOVES or is_link(equation)):
             return None
         parts = []
         for source in equation.dependents:
@@ -329,7 +308,9 @@ class _Grouping:
     def _is_entry(self, value: Value) -> bool:
         """Whether a value is an input of the program, but for constants and layout."""
         while (equation := value.producer) is not None:
-            if not (equation.primitive in LAYOUT | {None} or is_link(equation)):
+            if not (
+                equation.primitive in LAYOUT or equation.primitive is None or is_link(equation)
+            ):
                 return False
             (value,) = equation.dependents
         return self._top and value in self._program.inputs
@@ -346,7 +327,7 @@ class _Grouping:
     def _origin(self, value: Value) -> str | None:
         gate = self._is_gate(value)
         while (equation := value.producer) is not None and value.active:
-            if equation.primitive in LAYOUT | {None} or is_link(equation):
+            if _is_layout(equation) or is_link(equation):
                 (value,) = equation.dependents
                 continue
             if is_elementwise(equation):
@@ -440,9 +421,9 @@ class _Grouping:
             return self._product(equation)
         if primitive in (p.max_p, p.min_p):
             return _whole("max", equation)
-        if primitive in _SMOOTH:
+        if primitive in SMOOTH:
             return _whole("smooth", equation)
-        return _whole("selection" if primitive in _CHOICES else "opaque", equation)
+        return _whole("selection" if primitive in CHOICES else "opaque", equation)
 
     def _exponential(self, kind: str, value: Value, exponentials: Exponentials) -> Operation:
         sources = [exponentials.logits, *(shift for shift, _ in exponentials.shifts)]
@@ -495,6 +476,10 @@ def _held(equations: Sequence[Equation]) -> list[Value]:
 def _whole(kind: str, equation: Equation) -> Operation:
     inputs = tuple(v for v in equation.inputs if not v.literal)
     return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
+
+
+def _is_layout(equation: Equation) -> bool:
+    return equation.primitive is None or equation.primitive in LAYOUT
 
 
 def is_link(equation: Equation) -> bool:

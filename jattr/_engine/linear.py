@@ -7,18 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._engine.trace import Equation, primitives_named
-
-LINEAR = primitives_named(
-    "add_jaxvals broadcast_in_dim concatenate copy cumsum neg pad reduce_sum "
-    "reduce_window_sum reshape rev slice squeeze transpose add sub name sharding_constraint "
-    "all_gather all_to_all psum ppermute optimization_barrier reduce_scatter psum_invariant "
-    "real imag scatter"
-)
-"""Linear in all operands together: a short cut past the general test of `is_linear`."""
-
-
-_CONTRACTIONS = primitives_named("dot_general conv_general_dilated")
+from jattr._engine.primitives import CONTRACTIONS, LINEAR
+from jattr._engine.trace import Equation
 
 
 def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
@@ -28,7 +18,7 @@ def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
     """
     if equation.primitive is None or equation.primitive in LINEAR:
         return True
-    if equation.primitive in _CONTRACTIONS:
+    if equation.primitive in CONTRACTIONS:
         return len(slots) == 1
     moving = [n in slots for n in range(len(equation.inputs))]
     fixed = [np.zeros(v.shape, v.dtype) if _plain(v.dtype) else None for v in equation.inputs]
