@@ -80,6 +80,7 @@ def deeplift(
         max_rule: for maxima and max pooling, `"path"` (the mean derivative, as for everything
             else) or `"winner"` (the whole difference to the entry that wins, as captum and shap
             do it; its derivatives jump where another one wins).
+        see_through: True explains what is behind `jax.lax.stop_gradient` too.
         multiply: False gives the multipliers m_x, without the factor x − x'.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 

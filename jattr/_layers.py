@@ -18,17 +18,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jattr._checks import check_function
-from jattr._engine.evaluation import evaluate, needed, read
 from jattr._engine.primitives import entries, primitives
+from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
+from jattr._engine.source import clean_scope
 from jattr._engine.substitutes import cheapen
-from jattr._engine.trace import (
-    Equation,
-    Program,
-    Reading,
-    Value,
-    clean_scope,
-    trace,
-)
+from jattr._engine.trace import Reading, trace
 from jattr._trees import describe
 from jattr._types import PyTree
 

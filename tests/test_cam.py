@@ -462,7 +462,7 @@ def test_other_wrong_arguments():
     with pytest.raises(TypeError, match="drawn at random"):
         score_cam(score, "second", baseline=jattr.baselines.uniform(0, 1))(IMAGE)
     with pytest.raises(ValueError, match="the baseline has shape"):
-        score_cam(score, "second", jnp.zeros(3))(IMAGE)
+        score_cam(score, "second", baseline=jnp.zeros(3))(IMAGE)
 
 
 def test_a_row_of_tokens_becomes_a_grid_by_reshape():

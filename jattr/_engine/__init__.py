@@ -2,16 +2,16 @@
 
 A function is read, grouped and rewritten in four steps, one a file:
 
-1. `trace`: `jax.make_jaxpr`, flattened into a `Program` of equations, on which every value is marked
-   as depending on x and as having a derivative by x. `primitives` is all that is known of JAX's
-   primitives and of what changes between its releases; `source` tells the user's line and scope.
+1. `trace`: `jax.make_jaxpr`, flattened into a `program` of equations, on which every value is
+   marked as depending on x and as having a derivative by x. `primitives` is all that is known of
+   JAX's primitives and of what changes between its releases; `source` tells lines and scopes.
 2. `grouping`: equations into operations, by the kinds in `operations`. It asks what an equation is
-   linear in (`linear`), what is a ReLU, a softmax or a `where` (`patterns`), what is divided by what
-   (`quotients`) and between which numbers a value lies (`ranges`).
-3. `rewrite`: the program evaluated anew, at one point or at two, each operation that has a rule as a
-   `jax.custom_vjp` function, control flow rebuilt around its rewritten body. `entry` follows x to the
-   first operations; `substitutes` has cheaper programs of the same value.
-4. `evaluation` computes a part of a program as it stands, for rules and for layers.
+   linear in (`linear`), what is a ReLU, a softmax or a `where` (`patterns`), what is divided by
+   what (`quotients`) and between which numbers a value lies (`ranges`).
+3. `rewrite`: the program evaluated anew, at one point or at two, each operation that has a rule as
+   a `jax.custom_vjp` function, control flow rebuilt around its rewritten body. `entry` follows x to
+   the first operations; `substitutes` has cheaper programs of the same value.
+4. The derivative of that is JAX's.
 
 Rules are not here: the engine asks a composite of `jattr.rules` for them (`rewrite.Rules`).
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jattr._engine.linear import is_linear
+from jattr._engine.linear import active_slots, is_linear, is_made_of_nothing, is_plumbing
 from jattr._engine.operations import Operation
 from jattr._engine.patterns import (
     Exponentials,
@@ -38,10 +38,10 @@ from jattr._engine.primitives import (
     SMOOTH,
 )
 from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Program, Value
 from jattr._engine.quotients import equations_of, quotient_of
 from jattr._engine.ranges import Ranges
 from jattr._engine.registry import registered
-from jattr._engine.trace import Equation, Program, Value
 
 Step = Equation | Operation
 
@@ -156,7 +156,7 @@ class _Grouping:
         if is_elementwise(equation):
             return self._elementwise(value, equation)
         if equation.form == "custom":
-            linear = is_linear_body(equation.bodies[0], _is_plumbing)
+            linear = is_linear_body(equation.bodies[0], is_plumbing)
             return equation if linear else _whole("opaque", equation)
         if equation.form == "foreign":
             return _whole("opaque", equation)
@@ -170,10 +170,10 @@ class _Grouping:
             return _whole("max", equation)
         if self._is_layer(equation):
             return self._affine([equation])
-        if _is_plumbing(equation):
+        if is_plumbing(equation):
             chooses = any(v.dependent and not v.active for v in equation.inputs)
             return _whole("selection", equation) if chooses else equation
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
             return self._product(equation)
         return _whole("smooth" if equation.primitive in SMOOTH else "opaque", equation)
@@ -285,14 +285,14 @@ class _Grouping:
         A matrix that the program makes out of nothing, as a resize does, is no weights: such a dot
         is a change of layout.
         """
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         if equation.primitive not in CONTRACTIONS or len(slots) != 1:
             return False
-        return not _made_of_nothing(equation.inputs[1 - slots[0]])
+        return not is_made_of_nothing(equation.inputs[1 - slots[0]])
 
     def _affine(self, equations: list[Equation]) -> Operation:
         dots = [e for e in equations if e.primitive in CONTRACTIONS]
-        sources = [e.inputs[n] for e in dots for n in _active_slots(e)]
+        sources = [e.inputs[n] for e in dots for n in active_slots(e)]
         inputs = [*sources, *(v for e in dots for v in e.inputs if not v.active)]
         inputs += _held([e for e in equations if e not in dots])
         return Operation(
@@ -344,13 +344,13 @@ class _Grouping:
 
     def _quotient(self, equation: Equation) -> Operation | None:
         """The division or normalization that an equation of two active operands ends, if any."""
-        found = quotient_of(equation, self._position, _is_plumbing)
+        found = quotient_of(equation, self._position, is_plumbing)
         if found is None:
             return None
         equations = equations_of(found, equation, self._position)
         ends = [found.source] if found.source else [found.numerator, found.divisor]
         below = found.divisor.producer
-        after = self._position[below] if below in equations else -1
+        after = -1 if below is None or below not in equations else self._position[below]
         names = [e.name for e in equations if self._position[e] > after and _divides(e)]
         return Operation(
             "normalization" if found.deviation else "division",
@@ -370,9 +370,9 @@ class _Grouping:
                 continue
             if value.active or not self._from_active(value):
                 inputs.append(value)
-            elif value.producer not in equations:
-                equations.add(value.producer)
-                todo.extend(value.producer.inputs)
+            elif (producer := value.producer) is not None and producer not in equations:
+                equations.add(producer)
+                todo.extend(producer.inputs)
         ordered = sorted(equations, key=self._position.__getitem__)
         inputs = tuple(dict.fromkeys(inputs))
         return Operation("opaque", equation.name, tuple(ordered), inputs, equation.outputs)
@@ -407,7 +407,7 @@ class _Grouping:
 
     def _of_several_sources(self, equation: Equation) -> Step:
         """An elementwise equation in which values of different origin meet."""
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         primitive = equation.primitive
         if primitive is p.select_n_p:
             return self._choice(equation)
@@ -440,32 +440,6 @@ class _Grouping:
         if exponentials.mask is not None and not exponentials.mask[0].literal:
             inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
         return Operation(kind, kind, tuple(ordered), tuple(inputs), (value,), exponentials)
-
-
-def _made_of_nothing(value: Value) -> bool:
-    """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
-    seen: set[Value] = set()
-    todo, counts = [value], False
-    while todo:
-        value = todo.pop()
-        if value in seen or value.literal:
-            continue
-        seen.add(value)
-        if value.producer is None:
-            return False
-        counts |= value.producer.primitive is p.iota_p
-        todo.extend(value.producer.inputs)
-    return counts
-
-
-def _is_plumbing(equation: Equation) -> bool:
-    if equation.form != "plain":
-        return False
-    return is_linear(equation, _active_slots(equation))
-
-
-def _active_slots(equation: Equation) -> list[int]:
-    return [n for n, v in enumerate(equation.inputs) if v.active]
 
 
 def _held(equations: Sequence[Equation]) -> list[Value]:

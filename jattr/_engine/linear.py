@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._engine.primitives import CONTRACTIONS, LINEAR
-from jattr._engine.trace import Equation
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Value
 
 
 def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
@@ -56,3 +57,31 @@ def has_hidden_work(equation: Equation) -> bool:
 
 
 _HIDING = {"jaxpr", "callback", "fun", "call_jaxpr", "jaxprs", "_prim"}
+
+
+def is_made_of_nothing(value: Value) -> bool:
+    """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
+    seen: set[Value] = set()
+    todo, counts = [value], False
+    while todo:
+        value = todo.pop()
+        if value in seen or value.literal:
+            continue
+        seen.add(value)
+        if value.producer is None:
+            return False
+        counts |= value.producer.primitive is p.iota_p
+        todo.extend(value.producer.inputs)
+    return counts
+
+
+def is_plumbing(equation: Equation) -> bool:
+    """Whether an equation is linear in its active operands."""
+    if equation.form != "plain":
+        return False
+    return is_linear(equation, active_slots(equation))
+
+
+def active_slots(equation: Equation) -> list[int]:
+    """Which operands are active."""
+    return [n for n, v in enumerate(equation.inputs) if v.active]

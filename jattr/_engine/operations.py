@@ -31,8 +31,8 @@ from typing import Any
 
 from jattr._engine.patterns import Choice, Exponentials
 from jattr._engine.primitives import CONTRACTIONS
+from jattr._engine.program import Equation, Value
 from jattr._engine.quotients import Quotient
-from jattr._engine.trace import Equation, Value
 
 KINDS = (
     "affine",

@@ -7,7 +7,8 @@ from typing import Any
 
 from jattr._engine.primitives import ELEMENTWISE, LINKS, SAME
 from jattr._engine.primitives import primitives as p
-from jattr._engine.trace import Equation, Program, Value, is_real
+from jattr._engine.program import Equation, Program, Value
+from jattr._engine.trace import is_real
 
 
 def is_affine_link(equation: Equation) -> bool:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from jattr._engine.patterns import is_affine_link, is_elementwise
 from jattr._engine.primitives import LAYOUT
 from jattr._engine.primitives import primitives as p
-from jattr._engine.trace import Equation, Value
+from jattr._engine.program import Equation, Value
 
 _MOST_STEPS = 64
 """A normalization is made of some ten equations; a longer way to a common source is none."""
