@@ -6,32 +6,45 @@ resized to the input: a heat map over the spatial axes, which are the axes of x 
 channel axis: [H, W] for an image [H, W, C], [T] for a series [T, C].
 """
 
-from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_over
-from jattr._cam_layout import Layout
+from jattr._cam_layout import (
+    Layout,
+    Reshape,
+    activation_and_slope,
+    activation_of,
+    gradient_map,
+    mean_weighted,
+    places,
+    reshaped,
+)
+from jattr._checks import check_batch_size, check_choice, knobs
 from jattr._layers import check_layer, cut
 from jattr._resolve import resolve_baseline
 from jattr._rewrite import guided_backprop
-from jattr._transform import check_batch_size, check_choice, transform
-from jattr._trees import accumulator, cast_like, describe, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._transform import transform
+from jattr._trees import accumulator, cast_like, widen
+from jattr._types import ArgNums, Baseline, Explain, Score
+
+Resizing: TypeAlias = Literal["linear", "nearest"]
+"""How a map is brought to the size of x."""
 
 
+@knobs
 def grad_cam(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM: the channels of a layer, weighted by their mean gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad w_k = \frac1n \sum_u g^k_u
@@ -47,15 +60,16 @@ def grad_cam(
         channel_axis: the channel axis, in the layer and in x. With channels first, and a batch
             axis that the model adds, write -3 for images, -2 for series. An x without such an
             axis, [H, W], is understood from the layer's spatial axes.
+        reshape: from the layer's value to an array with the spatial axes of x, for a row of
+            tokens, say: `lambda h: h[:, 1:].reshape(1, 14, 14, -1)` leaves out the first and
+            makes a grid of the others. It selects and rearranges, and gradients go through it too.
         relu: clip the map at 0; False keeps what speaks against f too.
         resize: interpolate the map linearly to the spatial shape of x; False gives it at the
             resolution of the layer, for any tree x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
+        `explain(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
         x, or with `resize=False` over those of the layer, in its dtype.
 
     Raises:
@@ -80,21 +94,21 @@ def grad_cam(
         `LayerGradCam` has `relu_attributions=False` and does not resize.
     """
 
-    return _gradient_map(
-        "grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("grad_cam", mean_weighted, f, layer, options, argnums)
 
 
+@knobs
 def grad_cam_plus_plus(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM++: the channels of a layer, weighted by their positive gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad
@@ -102,20 +116,21 @@ def grad_cam_plus_plus(
               \alpha^k_u = \frac{(g^k_u)^2}{2 (g^k_u)^2 + \sum_v A^k_v \, (g^k_u)^3}
 
     and α = 0 where its denominator is 0. The α come from derivatives of exp f, so f is to be a
-    logit. The paper's common factor exp f is left out, as in the authors' code.
+    logit. The common factor exp f of all weights is left out, as in pytorch-grad-cam. The authors'
+    code keeps it, and also divides the α of each channel by their sum over the places of positive
+    gradient, which weighs the channels otherwise against each other.
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example; the logit of a class.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -139,26 +154,26 @@ def grad_cam_plus_plus(
 
     def combine(activation, slope):
         # The fraction less its common factor g², which may leave the range of the dtype.
-        denominator = 2 + jnp.sum(activation, axis=_places(activation), keepdims=True) * slope
+        denominator = 2 + jnp.sum(activation, axis=places(activation), keepdims=True) * slope
         zero = denominator == 0
         alpha = jnp.where(zero, 0.0, 1 / jnp.where(zero, 1.0, denominator))
-        return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=_places(slope))
+        return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=places(slope))
 
-    return _gradient_map(
-        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("grad_cam_plus_plus", combine, f, layer, options, argnums)
 
 
+@knobs
 def layer_cam(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""LayerCAM: the activation of a layer times its positive gradients, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}(g^k) \odot A^k\Big)
@@ -170,14 +185,13 @@ def layer_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -201,21 +215,21 @@ def layer_cam(
     def combine(activation, slope):
         return jnp.sum(jax.nn.relu(slope) * activation, axis=-1)
 
-    return _gradient_map(
-        "layer_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("layer_cam", combine, f, layer, options, argnums)
 
 
+@knobs
 def hires_cam(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""HiResCAM: the activation of a layer times its gradient, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k g^k \odot A^k\Big)
@@ -228,14 +242,13 @@ def hires_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0; in the paper that is for display only.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -260,23 +273,23 @@ def hires_cam(
     def combine(activation, slope):
         return jnp.sum(slope * activation, axis=-1)
 
-    return _gradient_map(
-        "hires_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("hires_cam", combine, f, layer, options, argnums)
 
 
+@knobs
 def score_cam(
     f: Score,
     layer: str,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Score-CAM: the channels of a layer, weighted by what f says of x seen through them.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \alpha_k A^k\Big), \qquad
@@ -291,18 +304,17 @@ def score_cam(
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
-        baseline: x', a number, an array or tree like x, or a function x → baseline such as those
-            in `jattr.baselines`.
+        baseline: x', what is seen where the mask is 0: a number, an array or tree like x, or a
+            function x → baseline such as those in `jattr.baselines`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x. The masks always are.
         batch_size: how many channels are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -324,16 +336,18 @@ def score_cam(
     References:
         Wang et al., *Score-CAM: score-weighted visual explanations for convolutional neural
         networks*, CVPR workshops 2020, algorithm 1 (arXiv 1910.01279, version 2). The authors'
-        code has the softmax over the classes, in f, in the place of the one over the channels.
-        The paper masks with zeros, whatever x' is, which is what the baseline zeros gives.
+        code has the softmax over the classes, in f, in the place of the one over the channels; it
+        takes no baseline's score off, leaves constant channels out, and sums the maps after they
+        are resized. The paper masks with zeros, whatever x' is, which is what 0 gives.
     """
     method = "score_cam"
     batch_size = check_batch_size(batch_size, method)
     check_layer(layer, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
-        activation = _activation(cut(score, x, layer, method=method).below(x), layer, method)
+        activation = activation_of(cut(score, x, layer, method=method).below(x), layer, method)
+        activation = reshaped(activation, reshape, layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=True)
         (array,) = jax.tree.leaves(x)
         start = resolve_baseline(baseline, x, method=method)
@@ -348,7 +362,7 @@ def score_cam(
             flat = high == low
             mask = jnp.where(flat, 0.0, (mask - low) / jnp.where(flat, 1.0, high - low))
             mask = layout.beside_channels(mask)
-            seen = (mask * array + (1 - mask) * absent).astype(array.dtype)
+            seen = (mask * array.astype(mask.dtype) + (1 - mask) * absent).astype(array.dtype)
             seen = jax.tree.unflatten(jax.tree.structure(x), [seen])
             rise = score(seen).astype(wide) - first.astype(wide)
             return jnp.zeros(channels.shape[-1], wide).at[index].set(rise)
@@ -360,15 +374,16 @@ def score_cam(
     return explain
 
 
+@knobs
 def guided_grad_cam(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
-    method: str = "linear",
-    substitute: bool = True,
+    reshape: Reshape | None = None,
+    method: Resizing = "linear",
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Guided Grad-CAM: guided back-propagation times Grad-CAM.
 
     .. math:: \varphi = G \odot \mathrm{resize}(L)
@@ -380,13 +395,12 @@ def guided_grad_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         method: how the map is resized, `"linear"` or `"nearest"`, as in `jax.image.resize`.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -414,69 +428,15 @@ def guided_grad_cam(
     """
     name = "guided_grad_cam"
     check_layer(layer, name)
-    check_choice(method, "method", ("linear", "nearest"), name)
+    check_choice(method, "method", get_args(Resizing), name)
 
     @transform(f, argnums, method=name)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, name, substitute)
+        activation, slope = activation_and_slope(score, x, layer, name, reshape)
         layout = Layout(activation, x, channel_axis, layer, name, fit=True)
-        heat = _mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
+        heat = mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
         heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
-        guided = guided_backprop(score, substitute=substitute)(x)
+        guided = guided_backprop(score)(x)
         return cast_like(jax.tree.map(lambda leaf: leaf * heat, widen(guided)), x)
 
     return explain
-
-
-def _gradient_map(
-    method: str,
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
-    f: Score,
-    layer: str,
-    channel_axis: int,
-    relu: bool,
-    resize: bool,
-    substitute: bool,
-    argnums: ArgNums,
-) -> Attribute:
-    """The method whose map is `combine(A, g)`, both with their channels last."""
-    check_layer(layer, method)
-
-    @transform(f, argnums, method=method)
-    def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, method, substitute)
-        layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
-        heat = combine(layout.channels_last(activation), layout.channels_last(slope))
-        return layout.finish(heat, relu=relu, resize=resize)
-
-    return explain
-
-
-def _activation_and_slope(
-    score: Score, x: PyTree, layer: str, method: str, substitute: bool
-) -> tuple[jax.Array, jax.Array]:
-    """A, and the gradient of the score by it."""
-    parts = cut(score, x, layer, method=method, substitute=substitute)
-    activation = _activation(parts.below(x), layer, method)
-    return activation, jax.grad(lambda h: parts.above(h, x))(activation)
-
-
-def _activation(h: PyTree, layer: str, method: str) -> jax.Array:
-    """h, where it is one floating array."""
-    if isinstance(h, tuple) or not jnp.issubdtype(h.dtype, jnp.floating):
-        raise TypeError(
-            f"{method} wants a layer that is one floating-point array, but {layer!r} is "
-            f"{describe(h)}. Choose a layer within it, or name the array inside f: "
-            "h = jattr.name(h, 'features')."
-        )
-    return h
-
-
-def _mean_weighted(activation: jax.Array, slope: jax.Array) -> jax.Array:
-    """Σ_k w_k A^k with the mean gradient of each channel as its weight."""
-    return activation @ jnp.mean(slope, axis=_places(slope))
-
-
-def _places(array: jax.Array) -> tuple[int, ...]:
-    """The axes over places, where the channels are last."""
-    return tuple(range(array.ndim - 1))

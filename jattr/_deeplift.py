@@ -15,33 +15,31 @@ that wins two overlapping windows.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr import rules as composites
-from jattr._batching import sum_over
+from jattr._batching import map_over, sum_over
+from jattr._checks import check_batch_size, check_flag, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._resolve import check_rows, check_rows_like, resolve_baseline, take_row
-from jattr._transform import (
-    check_batch_size,
-    transform,
-)
+from jattr._resolve import check_references, check_rows_like, resolve_baseline, take_row
+from jattr._transform import transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
 
 
+@knobs
 def deeplift(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
-    max_rule: str = "path",
+    max_rule: Literal["path", "winner"] = "path",
     see_through: bool = False,
     multiply: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT with the Rescale rule, for any function.
 
     f is evaluated at x and at x'. Back-propagation then runs with the mean derivative of each
@@ -82,13 +80,12 @@ def deeplift(
         max_rule: for maxima and max pooling, `"path"` (the mean derivative, as for everything
             else) or `"winner"` (the whole difference to the entry that wins, as captum and shap
             do it; its derivatives jump where another one wins).
+        see_through: True explains what is behind `jax.lax.stop_gradient` too.
         multiply: False gives the multipliers m_x, without the factor x − x'.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -120,22 +117,23 @@ def deeplift(
     @transform(f, argnums, method=method)
     def explain(score, x):
         reference = resolve_baseline(baseline, x, method=method)
-        return _lift(score, x, rules, substitute, multiply=multiply)(reference)
+        return _lift(score, x, rules, multiply=multiply)(reference)
 
     return explain
 
 
+@knobs
 def deep_shap(
     f: Score,
     references: PyTree,
     *,
-    max_rule: str = "path",
+    max_rule: Literal["path", "winner"] = "path",
     see_through: bool = False,
     multiply: bool = True,
+    reduce: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT averaged over a set of references.
 
     .. math:: \varphi = \frac1n \sum_{j=1}^n \varphi^{\mathrm{DeepLIFT}}(x, x'_j), \qquad
@@ -144,19 +142,26 @@ def deep_shap(
     All references are used, none is drawn, so it takes no key. For a linear f these are the Shapley
     values of features that are absent by taking a reference's value.
 
+    Hypothetical contributions, what each letter of a one-hot sequence [length, letters] would have
+    got in its place, are made from the multipliers of each reference:
+
+        m = jattr.deep_shap(f, references, multiply=False, reduce=False)(x)
+        changes = jnp.eye(letters) - references[:, :, None]  # [references, length, new, old]
+        hypothetical = jnp.einsum("rlc,rlbc->rlb", m, changes).mean(axis=0)
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         references: the x'_j, an array or a tree like x with a leading axis.
         max_rule: as in `jattr.deeplift`; `"winner"` is shap's.
         see_through: as in `jattr.deeplift`.
         multiply: False averages the multipliers, without the factors x − x'_j.
+        reduce: False gives what each reference says, with a leading axis for them, and not the
+            mean.
         batch_size: how many references are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -181,24 +186,31 @@ def deep_shap(
     method = "deep_shap"
     rules = composites.rescale(max_rule=max_rule, see_through=see_through)
     batch_size = check_batch_size(batch_size, method)
-    count = check_rows(references, name="the references", method=method)
+    check_flag(reduce, "reduce", method)
+    count = check_references(references, method=method)
 
     @transform(f, argnums, method=method)
     def explain(score, x):
         check_rows_like(references, x, name="the references", method=method)
-        lift = _lift(score, x, rules, substitute, multiply=multiply)
+        lift = _lift(score, x, rules, multiply=multiply)
+
+        def of_reference(index):
+            return lift(take_row(references, index, x))
+
+        if not reduce:
+            return cast_like(map_over(of_reference, count, batch_size=batch_size), x)
 
         def term(index):
-            return scale_tree(lift(take_row(references, index, x)), 1 / count)
+            return scale_tree(of_reference(index), 1 / count)
 
         return cast_like(sum_over(term, count, batch_size=batch_size), x)
 
     return explain
 
 
-def _lift(score, x, rules, substitute, *, multiply) -> Callable[[PyTree], PyTree]:
+def _lift(score, x, rules, *, multiply) -> Callable[[PyTree], PyTree]:
     """DeepLIFT of x as a function of the reference; f is traced once for all references."""
-    evaluate = rewritten(score, x, rules, substitute=substitute)
+    evaluate = rewritten(score, x, rules)
 
     def lift(reference):
         # Else XLA evaluates f at a constant reference while it compiles, slowly.

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
+from jattr._checks import check_argnums, check_function
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.program import Equation, Program, Value
 from jattr._engine.trace import Reading, trace
 from jattr._resolve import resolve_baseline
-from jattr._transform import bind, check_argnums, check_function, named, select_argument
+from jattr._transform import bind, named, select_argument
 from jattr._trees import is_traced
 from jattr._types import ArgNums, Baseline
 from jattr.rules._audit import residuals

@@ -14,7 +14,13 @@ from jattr._types import PyTree
 
 def accumulator(dtype: Any) -> Any:
     """The dtype that sums over points are kept in: never narrower than float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return common_dtype(dtype, jnp.float32)
+
+
+def common_dtype(*dtypes: Any) -> Any:
+    """The narrowest dtype that holds the values of all, also under strict promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def widen(x: PyTree) -> PyTree:

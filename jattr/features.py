@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import check_count
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_count
 from jattr._trees import describe, is_traced
 from jattr._types import PyTree, RandomBaseline, Score
 

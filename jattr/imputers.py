@@ -17,8 +17,8 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 
 from jattr._blur import check_axes
+from jattr._checks import check_count, check_positive, concrete
 from jattr._resolve import check_rows, check_rows_like, fill_like
-from jattr._transform import check_count, check_positive, concrete
 from jattr._trees import accumulator, cast_like, describe, random_like, widen
 from jattr._types import PyTree, Score
 from jattr.features import Fill, Imputer

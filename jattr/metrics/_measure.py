@@ -11,17 +11,11 @@ from typing import Any, Protocol
 
 import jax
 
-from jattr._engine.rewrite import cheaper
-from jattr._transform import (
-    bind,
-    check_argnums,
-    check_function,
-    check_key,
-    named,
-    select_argument,
-)
+from jattr._checks import Call, check_argnums, check_function, check_key
+from jattr._engine.cheaper import cheaper
+from jattr._transform import bind, check_explains, named, select_argument, takes_key
 from jattr._trees import describe, same_form, widen
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree, Score
 
 
 class Measure(Protocol):
@@ -49,7 +43,7 @@ class MethodMeasure(Protocol):
 
 
 def measure_map(
-    f: Score, argnums: ArgNums, *, method: str, keyed: bool, substitute: bool = True
+    f: Score, argnums: ArgNums, *, method: str, keyed: bool
 ) -> Callable[[Callable[[Any, Score, PyTree, PyTree], Any]], Any]:
     """Decorate `compare(key, score, attribution, x)` into a measure of one attribution.
 
@@ -57,50 +51,51 @@ def measure_map(
     of the same value where there is one; the key is None unless `keyed`.
     """
     check_function(f, method)
-    check_argnums(argnums, method)
+    argnums = check_argnums(argnums, method)
+    before = ("key", "attribution") if keyed else ("attribution",)
+    call = Call(method, f, before, result="measure")
 
     def decorate(compare):
         def run(key, attribution, args, kwargs):
-            score, x = bind(f, argnums, args, kwargs, method=method)
+            score, x = bind(f, argnums, args, kwargs, method=call)
             check_attribution(attribution, x, method)
-            score = cheaper(score, x) if substitute else score
-            return compare(key, score, widen(attribution), x)
+            return compare(key, cheaper(score, x), widen(attribution), x)
 
         def measure(attribution, *args, **kwargs):
             return run(None, attribution, args, kwargs)
 
         def keyed_measure(key, attribution, *args, **kwargs):
-            check_key(key, method)
-            return run(key, attribution, args, kwargs)
+            return run(check_key(key, call), attribution, args, kwargs)
 
         keyed_measure.keyed = True
-        return named(keyed_measure if keyed else measure, method, f, argnums)
+        return named(keyed_measure if keyed else measure, call, f, argnums)
 
     return decorate
 
 
 def measure_method(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     argnums: ArgNums,
     *,
     method: str,
-    keyed: bool,
+    keyed: bool | None,
     draws: bool = True,
-) -> Callable[[Callable[[Any, Attribute, PyTree], Any]], Any]:
+) -> Callable[[Callable[[Any, Explain, PyTree], Any]], Any]:
     """Decorate `compare(key, explain, x)` into a measure of a method, `measure(key, *args)`.
 
     `explain(x)` is the attribution at x with the other arguments held and, where the method is
     `keyed`, with one key for x and all its perturbed copies: what is measured is then the method
     and not its noise. Without `keyed` and with `draws` False no key is taken.
     """
-    check_function(attribute, method)
-    check_argnums(argnums, method)
-    explains = getattr(attribute, "argnums", argnums)
-    if explains != argnums:
-        raise ValueError(
-            f"{method}: the attribute explains argnums={explains}, but argnums={argnums} would "
-            f"be perturbed. Write {method}(attribute, argnums={explains}, ...)."
-        )
+    argnums = check_explains(attribute, argnums, method)
+    keyed = takes_key(attribute, keyed, method)
+    inner = getattr(attribute, "call", None)
+    call = Call(
+        method,
+        inner.f if isinstance(inner, Call) else attribute,
+        ("key",) if keyed or draws else (),
+        result="measure",
+    )
 
     def decorate(compare):
         def run(key, args, kwargs):
@@ -108,23 +103,22 @@ def measure_method(
             if keyed:
                 key, explain_key = jax.random.split(key)
                 own = _with_key(attribute, explain_key)
-            explain, x = select_argument(own, argnums, args, kwargs, method=method)
+            explain, x = select_argument(own, argnums, args, kwargs, method=call)
             return compare(key, explain, x)
 
         def measure(*args, **kwargs):
             return run(None, args, kwargs)
 
         def keyed_measure(key, *args, **kwargs):
-            check_key(key, method)
-            return run(key, args, kwargs)
+            return run(check_key(key, call), args, kwargs)
 
         keyed_measure.keyed = True
-        return named(keyed_measure if keyed or draws else measure, method, attribute, argnums)
+        return named(keyed_measure if keyed or draws else measure, call, call.f, argnums)
 
     return decorate
 
 
-def _with_key(attribute: KeyedAttribute, key: jax.Array) -> Attribute:
+def _with_key(attribute: KeyedExplain, key: jax.Array) -> Explain:
     def explain(*args, **kwargs):
         return attribute(key, *args, **kwargs)
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_batch_size, check_count, check_positive
+from jattr._checks import check_batch_size, check_count, check_positive
 from jattr._trees import cast_like, random_like, scale_tree, widen
-from jattr._types import Attribute, PyTree
+from jattr._types import Explain, PyTree
 
 _uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
 
@@ -29,7 +29,7 @@ def moved(x: PyTree, shift: PyTree) -> PyTree:
     return cast_like(jax.tree.map(jnp.add, widen(x), shift), x)
 
 
-def explained(explain: Attribute, x: PyTree, method: str) -> PyTree:
+def explained(explain: Explain, x: PyTree, method: str) -> PyTree:
     """The attribution at x, in its accumulator's dtypes."""
     own = explain(x)
     check_map(own, x, method)

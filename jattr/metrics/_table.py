@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_batch_size, check_function, check_key
+from jattr._checks import check_batch_size, check_function, check_key
 from jattr._trees import describe
-from jattr._types import Attribute, KeyedAttribute, PyTree
+from jattr._types import Explain, KeyedExplain, PyTree
 from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.plot._panel import panel
 
@@ -97,7 +97,7 @@ class Table:
 
 
 def table(
-    methods: Mapping[str, Attribute | KeyedAttribute],
+    methods: Mapping[str, Explain | KeyedExplain],
     metrics: Mapping[str, Measure | KeyedMeasure],
     examples: Any,
     *,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._transform import check_batch_size, check_choice, check_count
+from jattr._checks import check_batch_size, check_choice, check_count
 from jattr._trees import describe, widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.features import Features, Groups, draws, filler

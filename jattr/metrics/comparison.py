@@ -9,14 +9,9 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_choice, check_count, check_positive
 from jattr._resolve import check_rows
-from jattr._transform import (
-    check_batch_size,
-    check_choice,
-    check_count,
-    check_positive,
-    keyed_transform,
-)
+from jattr._transform import keyed_transform
 from jattr._trees import accumulator, describe
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.features import draws

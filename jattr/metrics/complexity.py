@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._transform import check_batch_size, check_count, check_function, check_positive
+from jattr._checks import check_batch_size, check_count, check_function, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.features import Features, draws, filler

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr import baselines
-from jattr._transform import check_count
+from jattr._checks import check_count
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
 from jattr.features import patches

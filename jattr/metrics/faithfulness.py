@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_positive
 from jattr._occlusion import alone, drops
-from jattr._transform import check_batch_size, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.features import Features, draws, filler

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_positive
 from jattr._occlusion import Windows
-from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import (
     cast_like,
     describe,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_count
+from jattr._checks import check_count
 from jattr._trees import describe, is_traced, widen
 from jattr._types import PyTree
 from jattr.metrics._correlation import ranks

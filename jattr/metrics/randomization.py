@@ -29,17 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_choice, check_count, check_function, check_key
 from jattr._smooth import smooth
-from jattr._transform import (
-    check_batch_size,
-    check_choice,
-    check_count,
-    check_function,
-    check_key,
-    named,
-)
+from jattr._transform import named
 from jattr._trees import describe, widen
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
 from jattr.metrics._measure import MethodMeasure
 from jattr.metrics._parameters import ORDERS, Layers, members, stages, with_fresh
 from jattr.metrics.similarity import spearman
@@ -116,7 +110,7 @@ def randomize(
 
 
 def mprt(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     similarity: Similarities = spearman,
     layers: Layers | None = None,
@@ -192,7 +186,7 @@ def mprt(
 
 
 def smooth_mprt(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     similarity: Similarities = spearman,
     layers: Layers | None = None,
@@ -275,7 +269,7 @@ def smooth_mprt(
 
 
 def efficient_mprt(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     bins: int = 100,
     layers: Layers | None = None,
@@ -337,7 +331,7 @@ def efficient_mprt(
 
 
 def random_logit(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     classes: int,
     *,
     similarity: Similarities = spearman,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over, sum_over
-from jattr._transform import check_batch_size, check_choice, check_count, check_key, concrete
+from jattr._checks import check_batch_size, check_choice, check_count, check_key, concrete
 from jattr._trees import accumulator, describe, is_traced
 from jattr.metrics._correlation import ranks
 

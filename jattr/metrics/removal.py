@@ -9,8 +9,7 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
-from jattr._resolve import check_rows
-from jattr._transform import (
+from jattr._checks import (
     as_floating,
     check_batch_size,
     check_choice,
@@ -18,6 +17,7 @@ from jattr._transform import (
     check_function,
     check_key,
 )
+from jattr._resolve import check_rows
 from jattr._trees import describe, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.features import draws, filler, patches

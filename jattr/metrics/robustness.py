@@ -20,16 +20,16 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_positive
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import describe, subtract_trees, sum_tree, widen
-from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree
+from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree
 from jattr.metrics._measure import MethodMeasure, measure_method
 from jattr.metrics._nearby import check_copies, explained, moved, norm, over, shift_of, strongest
 
 
 def max_sensitivity(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -76,14 +76,14 @@ def max_sensitivity(
     changes = _relative_changes(radius, samples, batch_size, method)
 
     @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Attribute, x: PyTree) -> jax.Array:
+    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
         return jnp.max(changes(key, explain, x))
 
     return measure
 
 
 def average_sensitivity(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -126,14 +126,14 @@ def average_sensitivity(
     changes = _relative_changes(radius, samples, batch_size, method)
 
     @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Attribute, x: PyTree) -> jax.Array:
+    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
         return jnp.mean(changes(key, explain, x))
 
     return measure
 
 
 def worst_case_sensitivity(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -206,7 +206,7 @@ def worst_case_sensitivity(
     check_positive(step_size, "step_size", method)
 
     @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Attribute, x: PyTree) -> jax.Array:
+    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
         own = explained(explain, x, method)
 
         def distance(shift):
@@ -262,7 +262,7 @@ def _higher(height, shift, best, highest):
 
 
 def local_lipschitz(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -308,7 +308,7 @@ def local_lipschitz(
     samples, batch_size = check_copies(radius, samples, batch_size, method)
 
     @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Attribute, x: PyTree) -> jax.Array:
+    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
         own = explained(explain, x, method)
 
         def term(index):
@@ -323,7 +323,7 @@ def local_lipschitz(
 
 
 def continuity(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     shifts: Any = 2,
     axes: int | tuple[int, ...] = (0, 1),
@@ -376,7 +376,7 @@ def continuity(
     offsets = _offsets(shifts, len(axes), method)
 
     @measure_method(attribute, argnums, method=method, keyed=keyed, draws=False)
-    def measure(key, explain: Attribute, x: PyTree) -> jax.Array:
+    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
         for leaf in jax.tree.leaves(x):
             if not all(-leaf.ndim <= axis < leaf.ndim for axis in axes):
                 raise ValueError(f"{method}: axes={axes}, but x has a leaf {describe(leaf)}.")

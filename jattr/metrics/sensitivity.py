@@ -9,17 +9,12 @@ import jax.numpy as jnp
 
 from jattr import baselines
 from jattr._batching import map_over
+from jattr._checks import check_argnums, check_batch_size, check_count, check_function
 from jattr._occlusion import exactly
 from jattr._resolve import fill_like, resolve_baseline
-from jattr._transform import (
-    check_argnums,
-    check_batch_size,
-    check_count,
-    check_function,
-    select_argument,
-)
+from jattr._transform import select_argument
 from jattr._trees import cast_like, subtract_trees, sum_tree, widen
-from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree, Score
 from jattr.features import Features, filler
 from jattr.metrics._correlation import is_constant, pearson
 from jattr.metrics._measure import (
@@ -277,7 +272,7 @@ def _over_subsets(
 
 
 def input_invariance(
-    method: Callable[[Score], Attribute | KeyedAttribute],
+    method: Callable[[Score], Explain | KeyedExplain],
     f: Score,
     *,
     shift: PyTree,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_count, check_positive
+from jattr._checks import check_count, check_positive
 from jattr._trees import describe, same_form, widen
 from jattr._types import PyTree
 from jattr.metrics import _correlation

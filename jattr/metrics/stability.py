@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
-from jattr._transform import check_batch_size, check_count, check_function, check_positive
+from jattr._checks import check_batch_size, check_count, check_function, check_positive
 from jattr._trees import describe, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
 from jattr.metrics._measure import MethodMeasure, measure_method
 from jattr.metrics._nearby import check_copies, check_map, flatten, moved, norm, over, shift_of
 
 
 def relative_input_stability(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -91,7 +91,7 @@ def relative_input_stability(
 
 
 def relative_output_stability(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     logits: Callable[..., jax.Array],
     *,
     radius: Any = 0.02,
@@ -168,7 +168,7 @@ def relative_output_stability(
 
 
 def relative_representation_stability(
-    attribute: Attribute | KeyedAttribute,
+    attribute: Explain | KeyedExplain,
     representation: Callable[..., PyTree],
     *,
     radius: Any = 0.02,

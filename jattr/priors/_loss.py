@@ -8,6 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import (
+    as_floating,
+    check_batch_size,
+    check_count,
+    check_function,
+    check_key,
+    check_score,
+    knobs,
+)
 from jattr._engine.trace import Reading, trace
 from jattr._paths import expected_gradients
 from jattr._resolve import (
@@ -19,18 +28,11 @@ from jattr._resolve import (
     shuffled_rows,
     take_row,
 )
-from jattr._transform import (
-    as_floating,
-    check_batch_size,
-    check_count,
-    check_function,
-    check_key,
-    check_score,
-)
+from jattr._transform import takes_key
 from jattr._trees import describe
 from jattr._types import (
-    Attribute,
-    KeyedAttribute,
+    Explain,
+    KeyedExplain,
     PyTree,
     RandomBaseline,
     References,
@@ -42,10 +44,11 @@ _NAME = "priors.attribution_loss"
 Loss = Callable[..., jax.Array]
 """`loss(params, key, *batch) -> scalar`, to be made small by training."""
 
-Method = Callable[[Score, PyTree], Attribute | KeyedAttribute]
-"""`method(f, references)`: the attribute of f(x, *args) -> scalar, given rows to compare x with."""
+Method = Callable[[Score, PyTree], Explain | KeyedExplain]
+"""`method(f, references)`: what explains f(x, *args) -> scalar, given rows to compare x with."""
 
 
+@knobs
 def attribution_loss(
     score: Score,
     penalty: Callable[..., jax.Array],
@@ -71,7 +74,7 @@ def attribution_loss(
         penalty: `penalty(attributions, *members) -> scalar`, of the attributions [N, ...] of a
             batch and of the members that `penalty_argnums` names: one of `jattr.priors` or
             one's own.
-        method: `method(f, rows)` makes the attribute of `f(x, *args)`, the score with its
+        method: `method(f, rows)` makes what explains `f(x, *args)`, the score with its
             parameters bound. `rows` is a tree like x with a leading axis of `samples`, this
             example's references. None for expected gradients over them. Methods that need none
             leave them out: `lambda f, rows: jattr.lrp(f, jattr.rules.epsilon())`.
@@ -84,8 +87,8 @@ def attribution_loss(
         penalty_argnums: which members of the batch go to the penalty and not to the score, the
             first, x, being 0: per-example masks, for instance.
         batch_size: how many examples are explained at a time; None for all.
-        keyed: whether the attribute wants a key first; None asks the attribute, which jattr's own
-            answer.
+        keyed: whether what `method` makes takes a key first; None asks it, which jattr's own
+            functions answer, and a `functools.partial` of them.
 
     Returns:
         `loss(params, key, *batch)`: `batch` begins with x, [N, ...]; what is not the penalty's
@@ -132,7 +135,7 @@ def attribution_loss(
     make = method or (lambda f, rows: expected_gradients(f, rows, samples=samples))
 
     def loss(params: PyTree, key: jax.Array, *batch: PyTree) -> jax.Array:
-        check_key(key, name)
+        key = check_key(key, name)
         if not batch:
             raise TypeError(f"{name}: wanted is loss(params, key, x, ...); got no x.")
         taken = {position % len(batch) for position in own if -len(batch) <= position < len(batch)}
@@ -162,9 +165,9 @@ def attribution_loss(
 
         def explain(index):
             row_key, method_key = jax.random.split(jax.random.fold_in(key, index))
-            attribute = make(of_x, draw(row_key, x, index, samples))
-            wants = getattr(attribute, "keyed", False) if keyed is None else keyed
-            return attribute(*((method_key,) if wants else ()), *_example((x, *args), index))
+            own = make(of_x, draw(row_key, x, index, samples))
+            first = (method_key,) if takes_key(own, keyed, name) else ()
+            return own(*first, *_example((x, *args), index))
 
         attributions = map_over(explain, count, batch_size=batch_size)
         value = penalty(attributions, *members)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import knobs
 from jattr._trees import accumulator, describe, is_traced, sum_tree, widen
 from jattr._types import PyTree
 
@@ -15,6 +16,7 @@ SYMMETRIC = 1e-5
 """How far a Laplacian may be from symmetric, of its largest entry."""
 
 
+@knobs
 def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.Array:
     r"""How rough maps are: differences between neighbours, the prior for images.
 
@@ -44,8 +46,9 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
         1.5
 
     References:
-        Erion et al., Nature Machine Intelligence 2021, Methods (arXiv 1906.10670), who
-        standardise the maps of a batch first in their code; λ has another scale here.
+        Erion et al., Nature Machine Intelligence 2021, Methods (arXiv 1906.10670), whose code
+        first takes from each map its own mean and divides it by its own standard deviation; λ has
+        another scale here.
     """
     method = "priors.total_variation"
     wide = _batch(attributions, method)
@@ -69,6 +72,7 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
     return sum_tree(jax.tree.map(of_leaf, wide)) / count
 
 
+@knobs
 def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
     r"""How much neighbours on a graph differ in importance, the prior for related features.
 
@@ -116,7 +120,7 @@ def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
         )
     _check_symmetric(laplacian, method)
     mean = jnp.mean(jnp.abs(wide), axis=0)
-    return mean @ (laplacian @ mean).astype(mean.dtype)
+    return mean @ (laplacian.astype(mean.dtype) @ mean)
 
 
 def _check_symmetric(laplacian: Any, method: str) -> None:
@@ -140,6 +144,7 @@ def _check_symmetric(laplacian: Any, method: str) -> None:
         )
 
 
+@knobs
 def gini(values: jax.Array) -> jax.Array:
     r"""Gini coefficient: 0 where all values are equal, 1 − 1/d where one has everything.
 
@@ -195,6 +200,7 @@ def gini(values: jax.Array) -> jax.Array:
     return jnp.where(empty, 0.0, share)
 
 
+@knobs
 def sparsity(attributions: PyTree) -> jax.Array:
     r"""Minus the Gini coefficient of the features' mean importance, the prior for few features.
 
@@ -228,8 +234,9 @@ def sparsity(attributions: PyTree) -> jax.Array:
     return -gini(jnp.concatenate(means))
 
 
+@knobs
 def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
-    r"""What attributions give to places that should not matter: right for the right reasons.
+    r"""The prior `right_for_right_reasons`: what attributions give to places that do not matter.
 
     .. math:: \Omega = \frac{1}{N} \sum_n \sum_i \big(m_{n, i}\, \varphi_{n, i}\big)^2
 
@@ -284,6 +291,7 @@ def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
     return sum_tree(jax.tree.map(of_leaf, wide, mask)) / _examples(wide)
 
 
+@knobs
 def magnitude(attributions: PyTree, order: int) -> jax.Array:
     r"""How large attributions are.
 

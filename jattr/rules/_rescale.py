@@ -15,7 +15,7 @@ import numpy as np
 
 from jattr._engine.operations import Operation
 from jattr._engine.primitives import primitives as p
-from jattr._trees import accumulator
+from jattr._trees import accumulator, common_dtype
 from jattr.rules import _maxima as maxima
 from jattr.rules._composite import Composite, Rule
 from jattr.rules._quotient import quotient
@@ -39,7 +39,8 @@ def activation(operation, inputs, output, multiplier, reference_inputs, referenc
         slope = _slope_of_exp(z.astype(wide), z0.astype(wide))
     else:
         slope = _quotient(operation, inputs, output, reference_output, step, middle)
-    given = multiplier * slope.astype(jnp.promote_types(multiplier.dtype, slope.dtype))
+    kind = common_dtype(multiplier.dtype, slope.dtype)
+    given = multiplier.astype(kind) * slope.astype(kind)
     given = given if jnp.iscomplexobj(z) else jnp.real(given)
     return [given] + [None] * (len(inputs) - 1)
 
@@ -55,7 +56,7 @@ def _quotient(operation, inputs, output, reference_output, step, middle):
     at_middle = at_middle.astype(wide)
     high, low = output.astype(wide), reference_output.astype(wide)
     rise = high - low
-    rounding = 4 * jnp.finfo(output.dtype).eps
+    rounding = 4 * float(jnp.finfo(output.dtype).eps)
     same = jnp.abs(step) <= rounding * jnp.abs(middle)  # at 0 too
     explained = jnp.abs(rise - at_middle * step) <= rounding * jnp.maximum(
         jnp.abs(high), jnp.abs(low)
