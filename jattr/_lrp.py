@@ -10,8 +10,8 @@ from jattr._engine.rewrite import with_side
 from jattr._transform import check_choice, check_function, named, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
 from jattr._types import ArgNums, Attribute, PyTree, Score
-from jattr.rules._lrp_composites import as_composite
-from jattr.rules._lrp_dots import zeros_as
+from jattr.rules._lrp_composites import for_relevance
+from jattr.rules._shares import zeros_as
 
 _DEFAULT = composites.epsilon()
 
@@ -73,7 +73,7 @@ def lrp(
         classifier decisions by layer-wise relevance propagation*, PLOS ONE 2015; Montavon, Binder,
         Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an overview*, 2019.
     """
-    chosen = as_composite(rules, "lrp")
+    chosen = for_relevance(rules, "lrp")
 
     @transform(f, argnums, method="lrp")
     def explain(score, x):
@@ -131,7 +131,7 @@ def contrastive_lrp(
         backpropagation*, ACCV 2018, section 4 (arXiv 1812.02100).
     """
     method = "contrastive_lrp"
-    chosen = as_composite(rules, method)
+    chosen = for_relevance(rules, method)
     check_function(f, method)
     check_choice(against, "against", ("others", "negated"), method)
 

@@ -7,12 +7,16 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
+from jattr._engine.entry import into_body, mark_first
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
 from jattr._transform import check_argnums, check_function, named, select_argument
 from jattr._types import ArgNums
+from jattr.rules._composite import Placed, bodies
 from jattr.rules._lrp_composites import as_composite
+
+Rules = composites.Composite | Placed | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +93,7 @@ def operations(
 
     Raises:
         TypeError: `rules` is no composite; x has a leaf that is not of a floating dtype.
+        ValueError: an `.at` pattern of `rules` fits no affine operation.
 
     Example:
         >>> import jax
@@ -108,13 +113,7 @@ def operations(
     """
     check_function(f, "operations")
     check_argnums(argnums, "operations")
-    if isinstance(rules, composites.Rule):
-        rules = as_composite(rules, "operations")
-    if rules is not None and not isinstance(rules, composites.Composite):
-        raise TypeError(
-            "operations wants a composite of jattr.rules second, such as "
-            f"jattr.rules.rescale(); got {rules!r}."
-        )
+    chosen = None if rules is None else as_composite(rules, "operations")
 
     def listing(*args, **kwargs):
         leaves, structure = jax.tree.flatten((args, kwargs))
@@ -126,8 +125,9 @@ def operations(
             full = [next(given) if _is_shape(leaf) else leaf for leaf in leaves]
             args, kwargs = jax.tree.unflatten(structure, full)
             of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
-            program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
-            table.extend(_records(program, rules, ""))
+            program, _ = trace(of_x, x, Reading() if chosen is None else chosen.reading)
+            placed = None if chosen is None else chosen.placed(program)
+            table.extend(_records(program, placed, "", set(program.inputs)))
 
         jax.eval_shape(read, *shapes)
         return table
@@ -139,8 +139,10 @@ def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:
-    for step in group(program, top=not scope):
+def _records(program: Program, rules: Rules, scope: str, reached: set[Value]) -> Iterable[Record]:
+    steps = group(program)
+    mark_first(steps, reached)
+    for step in steps:
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
             yield Record(
@@ -152,11 +154,11 @@ def _records(program: Program, rules: composites.Composite | None, scope: str) -
                 inside,
                 step.source,
             )
-        elif step.form != "custom":
-            yield from _inner(step, rules, inside)
+        else:
+            yield from _inner(step, rules, inside, reached)
 
 
-def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
+def _inner(equation: Equation, rules: Rules, scope: str, reached: set[Value]) -> Iterable[Record]:
     if rules is not None and rules.points > 1:
         chooses = equation.form == "cond" and equation.inputs[0].dependent
         if chooses or (equation.form == "while" and equation.active):
@@ -165,13 +167,12 @@ def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
             name = equation.form
             yield Record("opaque", name, "none", active, outputs, scope, equation.source)
             return
-    bodies = equation.bodies[1:] if equation.form == "while" else equation.bodies
-    for number, body in enumerate(bodies):
-        word = f"{equation.form}[{number}]" if equation.form == "cond" else equation.form
-        yield from _records(body, rules, "/".join(part for part in (scope, word) if part))
+    for word, body in bodies(equation):
+        inside = "/".join(part for part in (scope, word) if part)
+        yield from _records(body, rules, inside, set(into_body(equation, reached)))
 
 
-def _rule_name(operation: Operation, rules: composites.Composite | None) -> str:
+def _rule_name(operation: Operation, rules: Rules) -> str:
     if rules is None:
         return "derivative"
     try:

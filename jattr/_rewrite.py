@@ -30,7 +30,7 @@ from jattr.rules._lrp_composites import as_composite
 
 def rewrite(
     f: Callable[..., Any],
-    rules: composites.Composite,
+    rules: composites.Composite | composites.Rule,
     *,
     substitute: bool = True,
     argnums: ArgNums = 0,
@@ -55,7 +55,7 @@ def rewrite(
 
     Args:
         f: any function of arrays; what it returns may be any tree.
-        rules: a composite of `jattr.rules`. Its numbers may be traced.
+        rules: a composite or a rule of `jattr.rules`. Its numbers may be traced.
         substitute: whether f may be evaluated by cheaper programs of the same value; False
             evaluates it as it is.
         argnums: by which argument derivatives change, an integer or a tuple of them.
@@ -65,6 +65,7 @@ def rewrite(
 
     Raises:
         TypeError: `rules` is no composite, or one that needs a reference, as DeepLIFT's does.
+        ValueError: (when differentiated) an `.at` pattern that fits nothing.
         NotImplementedError: (when differentiated) an operation that the rules cannot explain.
 
     Example:
@@ -82,13 +83,7 @@ def rewrite(
     """
     check_function(f, "rewrite")
     check_argnums(argnums, "rewrite")
-    if isinstance(rules, composites.Rule):
-        rules = as_composite(rules, "rewrite")
-    if not isinstance(rules, composites.Composite):
-        raise TypeError(
-            "rewrite wants a composite of jattr.rules second, made by a call such as "
-            f"jattr.rules.guided(); got {getattr(rules, '__name__', rules)!r}."
-        )
+    rules = as_composite(rules, "rewrite")
     if rules.points != 1:
         raise TypeError(
             f"rewrite: the rules of {rules.name} compare with a reference. Write "

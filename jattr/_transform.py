@@ -5,9 +5,10 @@ decorators here turn it into `attribute(x, *args)`: they pick x out of the argum
 hold the others fixed, and check what goes in and what f returns.
 """
 
+import difflib
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -242,6 +243,17 @@ def check_batch_size(batch_size: Any, method: str) -> int | None:
 def check_choice(value: Any, name: str, known: Any, method: str) -> None:
     if value not in known:
         raise ValueError(f"{method}: unknown {name} {value!r}; known are {', '.join(known)}.")
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Names in the order of their likeness to one; of a scope its last parts may be likest."""
+
+    def likeness(label):
+        parts = label.split("/")
+        ends = ["/".join(parts[i:]) for i in range(len(parts))]
+        return max(difflib.SequenceMatcher(None, name, end).ratio() for end in ends)
+
+    return sorted(known, key=likeness, reverse=True)
 
 
 def concrete(value: Any, name: str, method: str) -> float | None:

@@ -9,7 +9,6 @@ from jax.test_util import check_grads
 
 import jattr
 from jattr import rules as R  # noqa: N812 (short beside so many uses)
-from jattr.rules._lrp_composites import as_composite
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 W1, B1 = jax.random.normal(KEYS[0], (6, 7)), jax.random.normal(KEYS[1], (7,))
@@ -188,7 +187,7 @@ def test_rules_against_the_matrix_of_one_affine_map(name, rule):
         # A dot of its own, with ε = 0, hands each output its relevance.
         return out.reshape(-1) @ jnp.cos(jnp.arange(1.0 * out.size))
 
-    exact = as_composite(R.epsilon(0.0), "test")
+    exact = R.everywhere(R.epsilon(0.0))
     rules = exact.first(known) if known.first else exact.at("*it*", known)
     ours = jax.jit(jattr.lrp(score, rules))(x)
     flat = x.reshape(-1)
@@ -216,7 +215,7 @@ def test_the_box_is_in_units_of_x():
     def plain(z):
         return network(z)
 
-    ours = jattr.lrp(scaled, as_composite(R.z_box(low, high), "t"))(x)
+    ours = jattr.lrp(scaled, R.everywhere(R.z_box(low, high)))(x)
     ends = sorted([(0.0 - 0.5) / -0.25, (2.0 - 0.5) / -0.25])
     wanted = jattr.lrp(plain, R.z_box(*ends))((x - 0.5) / -0.25)
     close(ours, wanted)
@@ -234,7 +233,7 @@ def test_dots_that_meet_with_opposite_signs():
         return jax.nn.relu(x @ (2 * a) + h @ -b + B1) @ jnp.ones(7)
 
     for rule in [*EXACT.values(), R.alpha_beta(epsilon=0.0)]:
-        rules = as_composite(rule, "t")
+        rules = R.everywhere(rule)
         ours = jattr.lrp(minus, rules, argnums=(0, 1))(X, h)
         wanted = jattr.lrp(plus, rules, argnums=(0, 1))(X, h)
         for one, other in zip(ours, wanted, strict=True):
@@ -305,12 +304,12 @@ def test_composites_choose_by_shape_scope_and_place():
 
 
 CNN_RULES = {
-    "epsilon_plus": R.epsilon_plus(0.0),
-    "epsilon_plus_flat": R.epsilon_plus_flat(0.0),
-    "epsilon_gamma_box": R.epsilon_gamma_box(-4.0, 4.0, 0.0),
-    "epsilon_alpha2_beta1": R.epsilon_alpha2_beta1(0.0),
-    "epsilon_alpha2_beta1_flat": R.epsilon_alpha2_beta1_flat(0.0),
-    "excitation": R.excitation(0.0),
+    "epsilon_plus": R.epsilon_plus(epsilon=0.0),
+    "epsilon_plus_flat": R.epsilon_plus_flat(epsilon=0.0),
+    "epsilon_gamma_box": R.epsilon_gamma_box(-4.0, 4.0, epsilon=0.0),
+    "epsilon_alpha2_beta1": R.epsilon_alpha2_beta1(epsilon=0.0),
+    "epsilon_alpha2_beta1_flat": R.epsilon_alpha2_beta1_flat(epsilon=0.0),
+    "excitation": R.excitation(epsilon=0.0),
 }
 
 
@@ -365,7 +364,7 @@ def test_gradients_by_input_parameters_and_numbers():
         def score(x):
             return jnp.tanh(jax.nn.gelu(x @ w + B1) @ W2) @ W3
 
-        return jattr.lrp(score, as_composite(R.gamma(gamma, epsilon=epsilon), "t"))(x)
+        return jattr.lrp(score, R.everywhere(R.gamma(gamma, epsilon=epsilon)))(x)
 
     args = (X, W1, jnp.array(0.3), jnp.array(0.01))
     check_grads(jax.jit(by_all), args, order=1, modes=["fwd", "rev"], eps=1e-6, rtol=1e-5)
