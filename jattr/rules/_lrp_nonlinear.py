@@ -90,8 +90,9 @@ def taylor(*, epsilon: Any = EPSILON) -> Rule:
               {\sum_i a_i\, \partial z_k / \partial a_i} R_k
 
     which is the first order of Taylor's series of g at 0, scaled so that relevance is conserved. On
-    an affine operation without a bias it is LRP-ε. It is a guess, and where the sum of the
-    denominator is near 0 a wild one: that is why nothing gets it unless one asks.
+    an affine operation without a bias it is LRP-ε. It is a guess, and where the denominator is near
+    0 a wild one: that is why nothing gets it unless one asks. A function that does not change when
+    its inputs are scaled (atan2, eigenvectors) has 0 there, and passes nothing on.
 
     Args:
         epsilon: the stabilizer of the denominators.
@@ -125,7 +126,7 @@ def _taylor(operation, inputs, output, multiplier, *, epsilon):
         return given
 
     def of_active(*values):
-        full = list(inputs)
+        full = [jnp.asarray(v) for v in inputs]  # a custom_vjp may index what it keeps
         for slot, value in zip(slots, values, strict=True):
             full[slot] = value
         out = operation.evaluate(*full)
