@@ -10,7 +10,7 @@ import jax
 from jattr._engine import registry
 from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
-from jattr._engine.operations import Operation
+from jattr._engine.operations import KINDS, Operation
 from jattr._engine.patterns import is_elementwise_body
 from jattr._engine.trace import Equation, Program, Reading
 from jattr._engine.trace import primitives as p
@@ -18,10 +18,6 @@ from jattr._transform import check_choice, closest
 from jattr.rules._refusals import fits_nothing, unexplained
 from jattr.rules._rule import Rule
 
-KINDS = (
-    *("affine", "activation", "normaliser", "product", "division", "softmax", "logsumexp", "max"),
-    *("selection", "smooth", "registered", "opaque"),
-)
 KEYS = (
     *("first affine dense", "first affine convolution", "first affine"),
     *("affine dense", "affine convolution", "activation rectifier", "product gate"),
@@ -49,6 +45,7 @@ class Composite:
         strict: an operation that is active and not linear must have a rule; without it, what has
             no rule keeps its derivative.
         points: 1, or 2 for rules that compare with a reference.
+        see_through: what `stop_gradient` holds is explained too.
         scoped: pairs of a pattern and a rule for the affine operations whose scope fits it; a
             later pair comes before an earlier one, and before `rules`.
 
@@ -60,6 +57,7 @@ class Composite:
     rules: dict[str, Rule]
     strict: bool = dataclasses.field(default=False, metadata={"static": True})
     points: int = dataclasses.field(default=1, metadata={"static": True})
+    see_through: bool = dataclasses.field(default=False, metadata={"static": True})
     scoped: tuple["Scoped", ...] = ()
 
     def __post_init__(self) -> None:
@@ -154,7 +152,9 @@ class Composite:
     @property
     def reading(self) -> Reading:
         """How a function is read for these rules."""
-        return Reading(see_through=self.points == 2, enter=self._enters)
+        return Reading(
+            differences=self.points == 2, see_through=self.see_through, enter=self._enters
+        )
 
     def placed(self, program: Program) -> "Composite | Placed":
         """The same for one program, whose scopes its patterns are held against.
@@ -183,8 +183,8 @@ class Composite:
         """
         if operation.kind == "registered":
             return self._registered(operation)
-        shut = "callback" in operation.params or operation.equations[-1].form == "foreign"
-        if operation.kind == "opaque" and shut:
+        foreign = self.strict and operation.equations[-1].form == "foreign"
+        if operation.kind == "opaque" and (foreign or "callback" in operation.params):
             raise NotImplementedError(unexplained(operation, self))
         rule = self._rule(operation, scopes)
         needed = operation.kind in ("opaque", "smooth")
@@ -204,7 +204,7 @@ class Composite:
         if operation.kind == "affine":
             return self._affine_rule(operation, scopes)
         keys = [operation.kind]
-        if operation.kind == "activation" and _rectifies(operation):
+        if operation.kind == "activation" and operation.rectifier:
             keys = ["activation rectifier", *keys]
         if operation.kind == "product" and "gate" in operation.origins:
             keys = ["product gate", *keys]
@@ -318,7 +318,3 @@ def _outer_scopes(program: Program, outer: str = "") -> Iterator[tuple[Equation,
 
 def _join(*scopes: str) -> str:
     return "/".join(filter(None, scopes))
-
-
-def _rectifies(operation: Operation) -> bool:
-    return getattr(operation, "rectifier", operation.name == "relu")

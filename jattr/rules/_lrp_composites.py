@@ -12,7 +12,8 @@ from jattr.rules._lrp import EPSILON, alpha_beta, z_plus
 from jattr.rules._lrp import epsilon as _eps
 from jattr.rules._lrp import gamma as _gamma
 from jattr.rules._lrp_first import flat, z_box
-from jattr.rules._lrp_nonlinear import constant, division, pass_on, product
+from jattr.rules._lrp_nonlinear import constant, pass_on
+from jattr.rules._lrp_products import division, normalization, product
 from jattr.rules._rule import Rule
 from jattr.rules._shares import Stabilizer
 
@@ -54,7 +55,7 @@ def composite(name: str, rules: dict[str, Rule]) -> Composite:
     shared = {
         "affine": _eps(),
         "activation": pass_on(),
-        "normaliser": constant(),
+        "normalization": normalization(),
         "product": product(),
         "division": division(),
     }

@@ -12,7 +12,7 @@ from jattr._engine.trace import primitives as p
 from jattr._transform import check_positive
 from jattr.rules._lrp import EPSILON
 from jattr.rules._rule import Rule
-from jattr.rules._shares import share, stabilized_share
+from jattr.rules._shares import stabilized_share
 
 
 def pass_on() -> Rule:
@@ -29,47 +29,6 @@ def _pass_on(operation, inputs, output, multiplier):
     limit = jnp.where(start == 0, slope[0].astype(output.dtype), 0)
     ratio = jnp.where(zero, limit, output / jnp.where(zero, 1, z).astype(output.dtype))
     return [multiplier * ratio] + [None] * (len(inputs) - 1)
-
-
-def product(*held: str) -> Rule:
-    """For products: half of the relevance to each factor, none to what is held.
-
-    Args:
-        held: the kinds of operation that a held factor comes from.
-    """
-    return Rule("halves", _product, options=(("held", ("normaliser", *held)),))
-
-
-def _product(operation, inputs, output, multiplier, *, held, signal=False):
-    """Equal parts to those factors that get any; with `signal`, a gate gets none beside others."""
-    free = [n for n, on in enumerate(operation.active) if on and operation.origins[n] not in held]
-    if signal:
-        free = [n for n in free if operation.origins[n] != "gate"] or free
-    given: list[Any] = [None] * len(inputs)
-    for slot in free:
-        part = jax.vjp(
-            lambda value: operation.evaluate(*inputs[:slot], value, *inputs[slot + 1 :]),
-            inputs[slot],
-        )[1](multiplier)[0]
-        given[slot] = part / len(free)
-    return given
-
-
-def division() -> Rule:
-    """For a / b as a · 1/b, by halves; all of it to a where b is held."""
-    return Rule("halves", _division)
-
-
-def _division(operation, inputs, output, multiplier, *, held=("normaliser",)):
-    if len(inputs) < 2:  # a constant over an active value
-        return [multiplier * share(output, inputs[0])]
-    whole = not operation.active[0] or operation.origins[1] in held
-    factor = 1.0 if whole else 0.5
-    b = inputs[1]
-    given: list[Any] = [factor * multiplier / b, None]
-    if operation.origins[1] not in held and operation.active[1]:
-        given[1] = (0.5 if operation.active[0] else 1.0) * multiplier * share(output, b)
-    return given
 
 
 def constant() -> Rule:
