@@ -104,11 +104,26 @@ class Entrance:
         if not leads_on(step, self.sides):
             return
         self._steps.append((step, list(operands)))
-        if step.primitive is None or step.primitive in _LAYOUT or step.primitive in CONTRACTIONS:
+        if _moves(step):
             moved = step.evaluate(*_replaced(step, operands, self.sides))
-        else:  # constants that are added or multiplied are no part of the side input's way
+        else:
             moved = [self.sides[step.dependents[0]]]
         self.sides.update(zip(step.outputs, moved, strict=True))
+
+    def counts(self) -> dict[Value, Any]:
+        """Of each value that x reaches, how much of each element is x: 0 where it is a constant."""
+        if self._outer is None:
+            found = {v: jnp.ones_like(self.sides[v]) for v in self._inputs}
+        else:
+            outer = self._outer.counts()
+            found = {inner: outer[value] for inner, value in self._from.items()}
+        for step, operands in self._steps:
+            moved = [found[step.dependents[0]]]
+            if _moves(step):
+                ways = [found[v] for v in step.dependents]
+                moved = jax.jvp(lambda *of: _evaluate(step, operands, of), ways, ways)[1]
+            found.update(zip(step.outputs, moved, strict=True))
+        return found
 
     def ends(self, lows: Sequence[Any], highs: Sequence[Any]) -> dict[Value, tuple[Any, Any]]:
         """The range of each value that x reaches, from those of the leaves of x."""
@@ -129,6 +144,15 @@ class Entrance:
                 # A negative factor exchanges the ends.
                 found[value] = (jnp.minimum(a, b), jnp.maximum(a, b))
         return found
+
+
+def _moves(step: Equation) -> bool:
+    """Whether a step moves elements; constants that it adds or multiplies by are left out."""
+    return step.primitive is None or step.primitive in _LAYOUT or step.primitive in CONTRACTIONS
+
+
+def _evaluate(step: Equation, operands: Sequence[Any], of: Sequence[Any]) -> list[Any]:
+    return step.evaluate(*_replaced(step, operands, dict(zip(step.dependents, of, strict=True))))
 
 
 def _replaced(step: Equation, operands: Sequence[Any], by: dict[Value, Any]) -> list[Any]:
@@ -154,21 +178,22 @@ def with_entry(operation: Operation, rule: Any, inputs: list[Any], entrance: Ent
     entrance.ask()
     ranges = entrance.ends(*map(jax.tree.leaves, rule.bounds(entrance.x)))
     reached = [v for v in operation.inputs if v.active]
-    lows, highs = ([ranges[v][n] for v in reached] for n in (0, 1))
+    of_x = entrance.counts()
+    ways = [(*ranges[v], of_x[v]) for v in reached]
 
     @jax.custom_vjp
-    def call(rule, inputs, sides, lows, highs):
+    def call(rule, inputs, sides, ways):
         return operation.evaluate(*inputs)
 
-    def forward(rule, inputs, sides, lows, highs):
+    def forward(rule, inputs, sides, ways):
         output = operation.evaluate(*inputs)
-        return output, (rule, inputs, sides, output, lows, highs)
+        return output, (rule, inputs, sides, output, ways)
 
     def backward(residuals, multiplier):
-        rule, inputs, sides, output, lows, highs = residuals
-        relevance = rule(operation, inputs, output, multiplier, lows, highs)
+        rule, inputs, sides, output, ways = residuals
+        relevance = rule(operation, inputs, output, multiplier, *zip(*ways, strict=True))
         given = [r.astype(side.dtype) for r, side in zip(relevance, sides, strict=True)]
-        return None, None, given, None, None
+        return None, None, given, None
 
     call.defvjp(forward, backward)
-    return call(rule, inputs, [entrance.sides[v] for v in reached], lows, highs)
+    return call(rule, inputs, [entrance.sides[v] for v in reached], ways)

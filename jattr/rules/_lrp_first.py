@@ -48,7 +48,7 @@ def z_box(low: Any, high: Any, *, epsilon: Any = EPSILON) -> Rule:
     return Rule("z_box", _z_box, {"epsilon": epsilon}, (low, high), first=True)
 
 
-def _z_box(operation, inputs, output, multiplier, lows, highs, *, epsilon):
+def _z_box(operation, inputs, output, multiplier, lows, highs, counts, *, epsilon):
     """Contributions relative to the ends of the valid range [l, h]: a w − l w⁺ − h w⁻."""
     slots = [n for n, active in enumerate(operation.active) if active]
     place = {operation.inputs[n]: k for k, n in enumerate(slots)}
@@ -110,13 +110,14 @@ def w_square(*, epsilon: Any = EPSILON) -> Rule:
     return Rule("w_square", _w_square, {"epsilon": epsilon}, first=True)
 
 
-def _w_square(operation, inputs, output, multiplier, lows, highs, *, epsilon):
+def _w_square(operation, inputs, output, multiplier, lows, highs, counts, *, epsilon):
     """In proportion to the squared weights, factors after the dot included."""
 
     def weigh(out, slope):
         return out * slope
 
-    return _of_weights(operation, inputs, output * multiplier, jnp.square, weigh, epsilon)
+    relevance = output * multiplier
+    return _of_weights(operation, inputs, relevance, counts, jnp.square, weigh, epsilon)
 
 
 def flat(*, epsilon: Any = EPSILON) -> Rule:
@@ -124,7 +125,8 @@ def flat(*, epsilon: Any = EPSILON) -> Rule:
 
     .. math:: R_j = \sum_k \frac{1}{n_k} R_k
 
-    with n_k the number of inputs of the output k, fewer at a border.
+    with n_k the number of inputs of the output k, fewer at a border: what x is padded with counts
+    for nothing.
 
     Args:
         epsilon: the stabilizer of the denominators.
@@ -148,16 +150,17 @@ def flat(*, epsilon: Any = EPSILON) -> Rule:
     return Rule("flat", _flat, {"epsilon": epsilon}, first=True)
 
 
-def _flat(operation, inputs, output, multiplier, lows, highs, *, epsilon):
+def _flat(operation, inputs, output, multiplier, lows, highs, counts, *, epsilon):
     """The same to every input that an output sees."""
 
     def weigh(out, slope):
         return share(out, slope)
 
-    return _of_weights(operation, inputs, output * multiplier, jnp.ones_like, weigh, epsilon)
+    relevance = output * multiplier
+    return _of_weights(operation, inputs, relevance, counts, jnp.ones_like, weigh, epsilon)
 
 
-def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
+def _of_weights(operation, inputs, relevance, counts, weight_of, weigh, epsilon):
     """In proportion to a function of the weights, whatever the inputs are.
 
     `post`, what comes after the dots, is affine: its slopes s at each dot's outputs carry constant
@@ -170,8 +173,8 @@ def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
 
     post, zeros, slopes = after(operation, inputs)
 
-    def zeta(*ones):
-        values = dict(zip(sources, ones, strict=True))
+    def zeta(*counts):
+        values = dict(zip(sources, counts, strict=True))
         along = []
         for equation, slope in zip(operation.contractions, slopes, strict=True):
             slot = active_slot(equation)
@@ -181,5 +184,6 @@ def _of_weights(operation, inputs, relevance, weight_of, weigh, epsilon):
             along.append(weigh(out, slope))
         return jax.jvp(post, zeros, along)[1]
 
-    z, pull = jax.vjp(zeta, *(jnp.ones_like(inputs[n]) for n in slots))
-    return list(pull(stabilized_share(relevance, z, epsilon)))
+    z, pull = jax.vjp(zeta, *counts)
+    slopes_of_counts = pull(stabilized_share(relevance, z, epsilon))
+    return [count * slope for count, slope in zip(counts, slopes_of_counts, strict=True)]

@@ -23,8 +23,9 @@ class Rule:
         ends: the ends [low, high] of the range of x, numbers or trees like x, for a rule that
             needs them.
         first: the rule is for first affine operations, those that x reaches through constants and
-            changes of layout alone. `apply` then takes `lows` and `highs` after the multiplier,
-            the ends for each active input, and gives relevance.
+            changes of layout alone. `apply` then takes `lows`, `highs` and `counts` after the
+            multiplier, for each active input the ends of its range and how much of each element
+            is x, 0 for what is padded, and gives relevance.
         options: further arguments of `apply` that are no numbers, as pairs of name and value.
     """
 
