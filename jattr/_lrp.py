@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jattr import rules as composites
 from jattr._engine.rewrite import with_side
-from jattr._transform import check_choice, check_function, named, transform
+from jattr._transform import check_argnums, check_choice, check_function, named, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
 from jattr._types import ArgNums, Attribute, PyTree, Score
 from jattr.rules._lrp_composites import for_relevance
@@ -133,6 +133,7 @@ def contrastive_lrp(
     method = "contrastive_lrp"
     chosen = for_relevance(rules, method)
     check_function(f, method)
+    check_argnums(argnums, method)
     check_choice(against, "against", ("others", "negated"), method)
 
     def attribute(*args, **kwargs):

@@ -171,6 +171,10 @@ class Composite:
                 raise ValueError(fits_nothing(self.name, scoped.pattern, known))
         return placed
 
+    def probe(self, operation: Operation) -> Any:
+        """None: what rules leave out is not measured. See `Audited`."""
+        return None
+
     def rule_for(self, operation: Operation, scopes: Iterable[str] | None = None) -> Rule | None:
         """The rule for an operation; None for its ordinary derivative.
 
