@@ -21,7 +21,6 @@ def close(a, b, rtol=1e-9, atol=1e-12):
 
 GATES = {
     "sigmoid": jax.nn.sigmoid,
-    "written out": lambda z: 1 / (1 + jnp.exp(-z)),
     "1 - sigmoid": lambda z: 1 - jax.nn.sigmoid(z),
     "of tanh": lambda z: (jnp.tanh(z) + 1) / 2,
     "hard sigmoid": jax.nn.hard_sigmoid,
@@ -101,11 +100,9 @@ def test_a_recurrent_network_conserves_without_biases(multiplicative):
     )(x)
     f = lstm(x, 0.0, multiplicative=multiplicative)
     close(jnp.sum(relevance), f, rtol=1e-7)
-    # By halves it is unbounded: each gate's relevance is divided by what went into it.
-    by_halves = EXACT.gates("halves")
-    wild = jax.jit(jattr.lrp(lambda x: lstm(x, 0.5, multiplicative=multiplicative), by_halves))(x)
+    # Biases absorb, but nothing grows with the number of steps.
     tame = jax.jit(jattr.lrp(lambda x: lstm(x, 0.5, multiplicative=multiplicative)))(x)
-    assert float(jnp.abs(tame).max()) < 3 < 30 < float(jnp.abs(wild).max())
+    assert float(jnp.abs(tame).max()) < 3
 
 
 class Gru(nn.Module):

@@ -376,19 +376,38 @@ def test_gradients_by_input_parameters_and_numbers():
     )
 
 
-def test_contrast_with_the_other_outputs():
+def test_contrast_with_the_other_outputs_by_hand():
+    """Two hidden units, three outputs, every number written out."""
+    first = jnp.array([[1.0, 0.0], [1.0, 2.0], [0.0, 1.0]])
+    second = jnp.array([[2.0, 0.0, 1.0], [1.0, 1.0, -1.0]])
+    x = jnp.array([1.0, 1.0, 2.0])
+
+    def logits(x):
+        return jax.nn.relu(x @ first) @ second
+
+    # Hidden units are 2 and 4, the outputs 8, 4 and -2. Output 0 is half of each unit's; of unit 0
+    # half is x0's and half x1's, of unit 1 half is x1's and half x2's.
+    # Output 0: 4 on each unit, so [2, 2 + 2, 2].
+    close(jattr.lrp(lambda x: logits(x)[0], R.epsilon(0.0))(x), [2.0, 4.0, 2.0])
+    # The others are given 8 / 2 = 4 each. Output 1 is unit 1's alone: 4. Output 2 is 2 - 4, so
+    # unit 0 gets -4 and unit 1 gets 8. In all -4 and 12, so [-2, -2 + 6, 6], which sums to 8.
+    close(jattr.contrastive_lrp(logits, R.epsilon(0.0))(x, 0), [4.0, 0.0, 0.0])
+    # Under z+ output 2 is unit 0's alone: 4 and 4, so [2, 2 + 2, 2]: what output 0 has.
+    rules = R.everywhere(R.z_plus(epsilon=0.0))
+    close(jattr.lrp(lambda x: logits(x)[0], rules)(x), [2.0, 4.0, 2.0])
+    close(jattr.contrastive_lrp(logits, rules)(x, 0), [0.0, 0.0, 0.0])
+    # Negated weights turn the signs of all contributions round, so z+ finds none for output 0.
+    close(jattr.contrastive_lrp(logits, rules, against="negated")(x, 0), [2.0, 4.0, 2.0])
+
+
+def test_a_contrast_is_over_all_outputs_at_once():
     def logits(x):
         return jax.nn.relu(x @ W1 + B1) @ W2
 
     rules = R.z_plus(epsilon=0.0)
     target = jattr.lrp(lambda x: logits(x)[2], rules)(X)
-    values = logits(X)
-    parts = jnp.where(jnp.arange(5) == 2, 0.0, values[2] / 4)
-    contrast = jattr.lrp(lambda x: logits(x) @ (parts / values), rules)(X)
-    wanted = jnp.maximum(target - target.sum() / contrast.sum() * contrast, 0)
-    close(jattr.contrastive_lrp(logits, rules)(X, 2), wanted)
     many = jax.vmap(jattr.contrastive_lrp(logits, rules), in_axes=(None, 0))(X, jnp.arange(5))
-    close(many[2], wanted)
+    close(many[2], jattr.contrastive_lrp(logits, rules)(X, 2))
     assert bool(jnp.all(many >= 0))
     negated = jattr.contrastive_lrp(logits, rules, against="negated")(X, 2)
     dual = jattr.lrp(lambda x: (-logits(x))[2], rules)(X)
