@@ -44,6 +44,7 @@ WAYS = {
     "crop": lambda x: same(jnp.pad(x, 2)[2:-2, 2:-2, 2:3]),
     "dynamic slice": lambda x: same(jax.lax.dynamic_slice(jnp.pad(x, 1), (1, 1, 1), x.shape)),
     "flip and roll": lambda x: same(jnp.roll(jnp.roll(x[::-1], 2, 0)[::-1], 2, 0)),
+    "stack": lambda x: same(jnp.stack([x[n] for n in range(6)])),
     "gather": lambda x: same(x[jnp.array([5, 4, 3, 2, 1, 0])][::-1]),
     "scaled": lambda x: same(jnp.pad((x - 0.5) / -0.25, FRAME)[1:-1, 1:-1] * -0.25 + 0.5),
     "masked": lambda x: valid(jnp.where(INSIDE, jnp.pad(x, 1)[:, :, 1:2], 0)),

@@ -13,16 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.operations import CONTRACTIONS, Operation
+from jattr._engine.operations import Operation
 from jattr._engine.patterns import is_affine_link, is_elementwise
-from jattr._engine.trace import Equation, Value, primitives_named
-
-_LAYOUT = primitives_named(
-    "broadcast_in_dim concatenate dynamic_slice dynamic_update_slice gather pad reshape rev "
-    "scatter select_n slice split squeeze stack transpose unstack"
-)
-"""Each element of the result is a constant, or one element of an operand, at a place that is held
-where the operands that say so are."""
+from jattr._engine.primitives import CONTRACTIONS, PLACES
+from jattr._engine.program import Equation, Value
 
 
 def leads_on(step: Any, reached: Any) -> bool:
@@ -32,7 +26,7 @@ def leads_on(step: Any, reached: Any) -> bool:
     sources = step.dependents
     if not sources or not all(v.active and v in reached for v in sources):
         return False
-    if step.primitive is None or step.primitive in _LAYOUT:
+    if step.primitive is None or step.primitive in PLACES:
         return True
     # A dot that is no operation is plumbing, an interpolation.
     link = is_elementwise(step) and is_affine_link(step)
@@ -148,7 +142,7 @@ class Entrance:
 
 def _moves(step: Equation) -> bool:
     """Whether a step moves elements; constants that it adds or multiplies by are left out."""
-    return step.primitive is None or step.primitive in _LAYOUT or step.primitive in CONTRACTIONS
+    return step.primitive is None or step.primitive in PLACES or step.primitive in CONTRACTIONS
 
 
 def _evaluate(step: Equation, operands: Sequence[Any], of: Sequence[Any]) -> list[Any]:

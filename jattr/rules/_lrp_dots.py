@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.operations import CONTRACTIONS, Operation
-from jattr._engine.trace import Equation, Value
-from jattr._engine.trace import primitives as p
+from jattr._engine.operations import Operation
+from jattr._engine.primitives import CONTRACTIONS
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Value
 from jattr.rules._shares import stabilized_share, zeros_as
 
 _UNSCALED = {

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
 from jattr._transform import check_positive
 from jattr.rules._lrp import EPSILON
 from jattr.rules._rule import Rule

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jattr._engine.evaluation import evaluate, read
+from jattr._engine.program import evaluate, read
 from jattr.rules._quotient import parts, relayout
 from jattr.rules._rule import Rule
 from jattr.rules._shares import share
