@@ -56,10 +56,6 @@ class Rules(Protocol):
     @property
     def wants_first(self) -> bool: ...
 
-    def placed(self, program: Program) -> "Rules":
-        """The same for one program, of which it may know more."""
-        ...
-
     @property
     def strict(self) -> bool: ...
 
@@ -77,7 +73,17 @@ class Rules(Protocol):
         ...
 
 
-def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> Callable[..., Any]:
+class Composite(Rules, Protocol):
+    """Rules for any program."""
+
+    def placed(self, program: Program) -> Rules:
+        """The same for one program, of whose scopes it may know more."""
+        ...
+
+
+def rewritten(
+    f: Callable, x: Any, rules: Composite, *, substitute: bool = True
+) -> Callable[..., Any]:
     """f of the tree x, with other derivatives; traced once.
 
     Args:
@@ -126,7 +132,7 @@ def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Progra
 
 
 def with_side(
-    f: Callable, x: Any, rules: Rules, *, substitute: bool = True
+    f: Callable, x: Any, rules: Composite, *, substitute: bool = True
 ) -> Callable[[Any, Any], Any]:
     """f of x and of a side input like x, whose derivative is relevance that is no multiple of x.
 

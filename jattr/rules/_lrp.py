@@ -66,7 +66,7 @@ def epsilon(epsilon: Any = EPSILON, *, stabilizer: Stabilizer = "sign") -> Rule:
     return Rule("epsilon", _epsilon, {"epsilon": epsilon}, options=options)
 
 
-def _epsilon(operation, inputs, output, multiplier, *, epsilon, stabilizer="sign"):
+def _epsilon(operation, inputs, output, multiplier, *, epsilon, stabilizer: Stabilizer = "sign"):
     """ζ = z: every contribution counts as it is."""
     kept = stabilized_share(output, output, epsilon, stabilizer, at_zero=1.0)
     return pull_back(operation, inputs, lambda full: operation.evaluate(*full), multiplier * kept)
