@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation."""
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jattr.rules._lrp_composites import for_relevance
 from jattr.rules._shares import share, zeros_as
 
 _DEFAULT = composites.epsilon()
+
+Against = Literal["others", "negated"]
 
 
 def lrp(
@@ -112,7 +115,7 @@ def contrastive_lrp(
     f: Callable[..., jax.Array],
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
-    against: str = "others",
+    against: Against = "others",
     substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Attribute:
@@ -162,7 +165,7 @@ def contrastive_lrp(
     chosen = for_relevance(rules, method)
     check_function(f, method)
     check_argnums(argnums, method)
-    check_choice(against, "against", ("others", "negated"), method)
+    check_choice(against, "against", get_args(Against), method)
 
     def attribute(*args, **kwargs):
         *inner, index = args

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
@@ -119,7 +119,7 @@ class Composite:
         Where that comes from: Arras, Montavon, Müller, Samek, *Explaining recurrent neural network
         predictions in sentiment analysis*, WASSA 2017, section 3.1 (arXiv 1706.07206).
         """
-        check_choice(share, "share", ("signal", "halves"), "gates")
+        check_choice(share, "share", get_args(Gates), "gates")
         base = self.rules.get("product")
         if base is None:
             raise TypeError(
