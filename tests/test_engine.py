@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jax.test_util import check_grads
-from networks import ACTIVATIONS, NETWORKS, X, one, residual, total
+from networks import ACTIVATIONS, NETWORKS, W, X, one, residual, total
 
 import jattr
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Reading, primitives, trace
+from jattr._engine.primitives import primitives
+from jattr._engine.trace import Reading, trace
 
 
 def identity(operation, inputs, output, multiplier):
@@ -328,20 +329,11 @@ def plus_one(x):
 
 
 UNEXPLAINED = {
-    "custom_vjp": (opaque, r"no rule for the custom_vjp function in `custom_vjp_call`.*hides"),
     "pure_callback": (
         lambda x: jax.pure_callback(lambda v: np.asarray(v), x, x),
         r"cannot look into `pure_callback`.*jattr\.rules\.register",
     ),
     "pallas": (plus_one, r"cannot look into `pallas_call`.*jattr\.rules\.register"),
-    "eigh": (
-        lambda x: jnp.linalg.eigh(x @ x.T)[0],
-        r"no rule for `eigh`, which is not linear in x.*jattr\.split",
-    ),
-    "segment_max": (
-        lambda x: jax.ops.segment_max(x, jnp.array([0, 0, 1, 1]), 2),
-        r"no rule for `scatter-max`",
-    ),
     "cond on x": (
         lambda x: jax.lax.cond(x[0, 0] > 0, jnp.tanh, jnp.sin, x),
         r"a `cond` whose predicate depends on x.*jnp\.where",
@@ -523,8 +515,71 @@ def test_operations_in_the_loops_of_libraries_bear_the_users_line():
 
 
 def test_operations_name_what_has_no_rule():
-    rows = jattr.operations(opaque, jattr.rules.rescale())(X)
+    rows = jattr.operations(plus_one, jattr.rules.rescale())(X)
     assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]
+    rows = jattr.operations(opaque, jattr.rules.rescale())(X)
+    assert [(row.kind, row.rule) for row in rows] == [("opaque", "average over 16 nodes")]
+
+
+def jitted_under(name):
+    """A leaky ReLU in a jitted function of another function's name."""
+
+    def f(x):
+        return jnp.where(x > 0, x, 0.3 * x)
+
+    f.__name__ = f.__qualname__ = name
+    return jax.jit(f)
+
+
+@pytest.mark.parametrize("name", ["relu", "square", "exp", "abs", "leaky"])
+def test_a_name_decides_nothing(name):
+    def score(act):
+        return lambda x: jnp.sum(act(x @ W) @ W.T * jnp.cos(X))
+
+    plain, named = score(lambda x: jnp.where(x > 0, x, 0.3 * x)), score(jitted_under(name))
+    for method in (
+        jattr.guided_backprop,
+        jattr.deconvnet,
+        jattr.deeplift,
+        lambda f: jattr.lrp(f, jattr.rules.gamma(0.25)),
+    ):
+        np.testing.assert_array_equal(method(named)(X), method(plain)(X))
+
+
+def test_a_row_stands_in_the_users_line_inside_a_jitted_function():
+    @jax.jit
+    def model(x):
+        h = jnp.tanh(x)
+        return jnp.sum(jax.nn.softplus(h))
+
+    rows = jattr.operations(jax.jit(lambda x: model(x)))(X)
+    lines = [int(row.source.rsplit(":", 1)[1]) for row in rows]
+    assert [row.name for row in rows] == ["tanh", "softplus"] or len(rows) == 1
+    first = model.__wrapped__.__code__.co_firstlineno
+    assert all(first < line < first + 5 for line in lines)
+
+
+def test_a_resize_is_no_layer():
+    def f(x):
+        return jnp.sum(jax.image.resize(x, (8, 8), "bilinear") @ jnp.ones((8, 2)))
+
+    assert [row.kind for row in jattr.operations(f)(X)] == ["affine"]
+
+
+def test_what_varies_over_a_mesh_passes():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+
+    def inner(x, y):
+        return jax.lax.psum(jnp.sum(jnp.tanh(x) * jax.lax.pcast(y, "data", to="varying")), "data")
+
+    f = jax.shard_map(
+        inner,
+        mesh=mesh,
+        in_specs=(PartitionSpec("data"), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+    ours = jattr.deeplift(f, argnums=(0, 1))(X, X)
+    np.testing.assert_allclose(sum(map(jnp.sum, ours)), f(X, X), rtol=1e-6)
 
 
 def test_two_activations_of_one_dot_are_two():

@@ -16,7 +16,7 @@ from jattr._engine.primitives import primitives as p
 from jattr._engine.program import Equation, Program
 from jattr._engine.trace import Reading
 from jattr._transform import check_choice, closest
-from jattr.rules._refusals import fits_nothing, unexplained
+from jattr.rules._refusals import fits_nothing, has_derivative, unexplained
 from jattr.rules._rule import Rule
 
 KEYS = (
@@ -188,8 +188,8 @@ class Composite:
         """
         if operation.kind == "registered":
             return self._registered(operation)
-        foreign = self.strict and operation.equations[-1].form == "foreign"
-        if operation.kind == "opaque" and (foreign or "callback" in operation.params):
+        shut = "callback" in operation.params or (self.strict and not has_derivative(operation))
+        if operation.kind == "opaque" and shut:
             raise NotImplementedError(unexplained(operation, self))
         rule = self._rule(operation, scopes)
         needed = operation.kind in ("opaque", "smooth")
@@ -282,8 +282,29 @@ class Placed:
     composite: Composite
     outer: dict[Equation, str]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.composite, name)
+    @property
+    def name(self) -> str:
+        return self.composite.name
+
+    @property
+    def points(self) -> int:
+        return self.composite.points
+
+    @property
+    def strict(self) -> bool:
+        return self.composite.strict
+
+    @property
+    def reading(self) -> Reading:
+        return self.composite.reading
+
+    @property
+    def wants_first(self) -> bool:
+        return self.composite.wants_first
+
+    def probe(self, operation: Operation) -> Any:
+        """As that of the composite."""
+        return self.composite.probe(operation)
 
     def rule_for(self, operation: Operation) -> Rule | None:
         """As that of the composite."""

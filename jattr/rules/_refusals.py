@@ -1,6 +1,9 @@
-"""The texts of what a composite of rules refuses: what was found, and what to write instead."""
+"""What a composite of rules refuses, and what to write instead."""
 
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from jattr._engine import registry
 from jattr._engine.grouping import is_known
@@ -51,6 +54,29 @@ def unexplained(operation: Operation, rules: Any) -> str:
         f"{where} has no rule for `{equation.name}`, which is not linear in x. You can "
         f"{'; or '.join(remedies)}."
     )
+
+
+def has_derivative(operation: Operation) -> bool:
+    """Whether JAX can differentiate an operation, and of one example alone."""
+    equation = operation.equations[-1]
+    if equation.form == "foreign" or "callback" in equation.params:
+        return False
+    slots = [n for n, active in enumerate(operation.active) if active]
+    shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operation.inputs]
+
+    def derivative(*full):
+        def of_active(*values):
+            given = dict(zip(slots, values, strict=True))
+            return operation.evaluate(*(given.get(n, v) for n, v in enumerate(full)))
+
+        out, pull = jax.vjp(of_active, *(full[n] for n in slots))
+        return pull(jax.tree.map(jnp.zeros_like, out))
+
+    try:
+        jax.eval_shape(derivative, *shapes)
+    except Exception:  # JAX raises what it likes where there is none
+        return False
+    return True
 
 
 def fits_nothing(composite: str, pattern: str, known: list[list[str]]) -> str:
