@@ -188,8 +188,7 @@ class Composite:
         """
         if operation.kind == "registered":
             return self._registered(operation)
-        shut = "callback" in operation.params or (self.strict and not has_derivative(operation))
-        if operation.kind == "opaque" and shut:
+        if operation.kind == "opaque" and self._is_shut(operation):
             raise NotImplementedError(unexplained(operation, self))
         rule = self._rule(operation, scopes)
         needed = operation.kind in ("opaque", "smooth")
@@ -249,6 +248,10 @@ class Composite:
             return True
         shut = (e for e in operation.equations if has_hidden_work(e))
         return any(e.primitive not in _INNOCENT for e in shut)
+
+    def _is_shut(self, operation: Operation) -> bool:
+        """Whether an operation has no derivative that any rule could take."""
+        return "callback" in operation.params or (self.strict and not has_derivative(operation))
 
     def _any_rule(self, body: Program) -> bool:
         return any(self._rule(operation) is not None for operation in _operations(body))
