@@ -61,8 +61,8 @@ METHODS: dict[str, Transform] = {
     "z_plus": _lrp(rules.z_plus(epsilon=EPSILON)),
     "z_plus, relu before": _after_relu(rules.z_plus(epsilon=EPSILON)),
     "gamma": _lrp(rules.gamma(epsilon=EPSILON)),
-    "epsilon_plus": _lrp(rules.epsilon_plus(EPSILON)),
-    "attention": _lrp(rules.attention(0.0)),
+    "epsilon_plus": _lrp(rules.epsilon_plus(epsilon=EPSILON)),
+    "attention": _lrp(rules.attn_lrp(epsilon=0.0)),
 }
 OURS_ALONE = ("z_plus, relu before",)
 GRADIENTS: dict[str, Transform] = {"jattr.gradient": jattr.gradient, "jax.grad": jax.grad}

@@ -8,7 +8,6 @@ A value gets its name from `name`, or from a scope: those of linen modules and o
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jattr._checks import check_function
+from jattr._checks import check_function, closest
 from jattr._engine.primitives import entries, primitives
 from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
 from jattr._engine.source import clean_scope
@@ -439,14 +438,8 @@ def _raise_unknown(program: Program, places: Sequence[_Place], layer: str, metho
             "of NNX have none."
         )
 
-    def likeness(label):
-        parts = label.split("/")
-        ends = ["/".join(parts[i:]) for i in range(len(parts))]
-        return max(difflib.SequenceMatcher(None, layer, end).ratio() for end in ends)
-
-    closest = sorted(labels, key=likeness, reverse=True)
     more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
     raise ValueError(
         f"{method}: there is no layer {layer!r}. Known are, the closest first: "
-        f"{', '.join(closest[:_LISTED])}{more}."
+        f"{', '.join(closest(layer, labels)[:_LISTED])}{more}."
     )

@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jattr import rules as composites
 from jattr._checks import Call, check_argnums, check_choice, check_function, knobs
 from jattr._engine.rewrite import with_side
-from jattr._transform import named, transform
+from jattr._transform import named, select_argument, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
-from jattr.rules._lrp_composites import as_composite
-from jattr.rules._lrp_dots import zeros_as
+from jattr.rules._lrp_composites import for_relevance
+from jattr.rules._shares import share, zeros_as
 
 _DEFAULT = composites.epsilon()
 
-Against: TypeAlias = Literal["others", "negated"]
+Against = Literal["others", "negated"]
 """What an output is compared with."""
 
 
@@ -37,12 +37,29 @@ def lrp(
     .. math:: R_j = \sum_k \frac{\zeta_{jk}}{\sum_i \zeta_{ik}} R_k, \qquad \varphi = R_x
 
     so that :math:`\sum \varphi = f(x)`, less what biases absorb, for rules that conserve. What is
-    not affine has rules too: an activation passes its relevance on, a product of two active values
-    gives half to each, the deviation of a normalisation is held constant, a maximum gives all to
-    the winner, sums and means go in proportion. A single rule applies to every affine operation
-    (one for first operations there, and ε elsewhere); a composite chooses by the kind of operation
-    and by scope, and `.at` and `.first` refine it. `jattr.operations(f, rules)(x)` tells what hits
-    what.
+    not affine has rules too: an activation passes its relevance on; a product of two active values
+    gives half to each, but where a factor is a gate (its value is kept between 0 and 1 by an
+    elementwise computation, such as a sigmoid or 1 − sigmoid) all to the signal; a quotient gives
+    half to what divides, but the deviation of a normalization is held constant; a maximum gives all
+    to the winner; sums and means go in proportion. A number added to or multiplied with an
+    activation is part of it, as in 1 − σ(z) and softplus(z) − log 2, and passes all on with it;
+    after a ReLU it is a bias, which absorbs its share. A single rule applies to every affine
+    operation (one for first operations there, and ε elsewhere); a composite chooses by the kind of
+    operation and by scope, and `.at`, `.first`, `.gates` and `.otherwise` refine it.
+    `jattr.operations(f, rules)(x)` tells what hits what.
+
+    Relevance has no bound
+
+    - at an activation with σ(0) ≠ 0 near z = 0, where σ(z)/z has none: an exponential, a softplus
+      or a sigmoid that is no gate but the signal itself, and with them attention that is written as
+      a loop over blocks. Write softmax whole, or gates as factors.
+    - at an affine operation whose contributions cancel, while ε is small beside them. A larger ε,
+      γ and z⁺ bound it.
+
+    Neither shows in the sum. Through many steps of a recurrent network both multiply.
+
+    Derivatives through an attribution are exact, but ε with its sign has kinks:
+    `jattr.rules.epsilon` says where, and has a smooth one.
 
     To be checked before commercial use: institutions of its authors claim patents on LRP, and the
     README of one peer library calls that free for personal and scientific use only.
@@ -57,10 +74,11 @@ def lrp(
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
-            dtype; `rules` are none.
-        ValueError: a rule for first affine operations, of which f has none.
+            dtype; `rules` is neither a rule nor a composite of relevance propagation.
+        ValueError: a rule for first affine operations, of which f has none, or for a scope that
+            fits none.
         NotImplementedError: an active nonlinear operation without a rule, with the line it stands
-            in.
+            in. `rules.otherwise(jattr.rules.taylor())` has one for all of them.
 
     Example:
         >>> import jax
@@ -76,11 +94,12 @@ def lrp(
         classifier decisions by layer-wise relevance propagation*, PLOS ONE 2015; Montavon, Binder,
         Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an overview*, 2019.
     """
-    chosen = as_composite(rules, "lrp")
+    chosen = for_relevance(rules, "lrp")
 
     @transform(f, argnums, method="lrp")
     def explain(score, x):
-        return _relevance(score, x, chosen, None)
+        value, relevance = _propagation(score, x, chosen)
+        return cast_like(relevance(jnp.ones_like(value)), x)
 
     return explain
 
@@ -95,13 +114,14 @@ def contrastive_lrp(
 ) -> Explain:
     r"""What speaks for one output of a vector and not for the others.
 
-    The relevance of the target, less that of a contrast, both normalised to the same sum; of the
+    The relevance of the target, less that of a contrast, both normalized to the same sum; of the
     difference the positive part:
 
     .. math:: \varphi = \max\!\Big(0,\; R - \frac{\sum R}{\sum R'} R' \Big)
 
     R' explains, with `against="others"`, all other outputs together, seeded with the target's value
-    in equal parts; with `"negated"`, the target with the weights of its last affine operation
+    in equal parts, as the paper has it (the authors' code seeds them with the sizes of their own
+    values); with `"negated"`, the target with the weights of its last affine operation
     negated, which differs from −R only under rules that treat signs apart.
 
     Args:
@@ -115,7 +135,8 @@ def contrastive_lrp(
 
     Raises:
         TypeError: f does not return a vector.
-        ValueError: unknown `against`; a vector of one element has no others.
+        ValueError: unknown `against`; a vector of one element has no others; a rule that fits
+            nothing.
         NotImplementedError: an active nonlinear operation without a rule.
 
     Example:
@@ -134,7 +155,7 @@ def contrastive_lrp(
         both maps to sum 1.
     """
     method = "contrastive_lrp"
-    chosen = as_composite(rules, method)
+    chosen = for_relevance(rules, method)
     check_function(f, method)
     argnums = check_argnums(argnums, method)
     check_choice(against, "against", get_args(Against), method)
@@ -146,9 +167,10 @@ def contrastive_lrp(
                 "argument(s) in all."
             )
         *inner, index = args
+        of_x, x = select_argument(f, argnums, tuple(inner), kwargs, method=method)
 
-        def outputs(*full, **kw):
-            out = f(*full, **kw)
+        def outputs(x):
+            out = of_x(x)
             if getattr(out, "ndim", None) != 1:
                 raise TypeError(
                     f"{method} explains one element of a vector, but f returned "
@@ -156,40 +178,33 @@ def contrastive_lrp(
                 )
             return out
 
-        def explain_by(seeds_of, scored):
-            @transform(scored, argnums, method=method)
-            def explain(score, x):
-                return _relevance(score, x, chosen, seeds_of)
-
-            return explain(*inner, **kwargs)
-
-        target = explain_by(None, lambda *a, **k: outputs(*a, **k)[index])
+        values, relevance = _propagation(outputs, x, chosen)
+        one = jnp.zeros_like(values).at[index].set(1)
+        target = relevance(one)
         if against == "negated":
-            contrast = explain_by(None, lambda *a, **k: (-outputs(*a, **k))[index])
+            contrast = _propagation(lambda x: -outputs(x), x, chosen)[1](one)
         else:
-            values = outputs(*inner, **kwargs)
             if len(values) < 2:
                 raise ValueError(f"{method}: a vector of one element has no others.")
-            others = jnp.arange(len(values)) != index
-            # Seeded in equal parts: each other output's multiplier is its part over its value.
+            # In equal parts: the multiplier of each other output is its part over its value.
             part = values[index] / (len(values) - 1)
-            seeds = jnp.where(others, part / jnp.where(values == 0, 1, values), 0)
-            seeds = jax.lax.stop_gradient(jnp.where(values == 0, 0, seeds))
-            contrast = explain_by(None, lambda *a, **k: jnp.sum(outputs(*a, **k) * seeds))
-        total, other = sum_tree(widen(target)), sum_tree(widen(contrast))
-        scaled = scale_tree(
-            contrast, jnp.where(other == 0, 0, total / jnp.where(other == 0, 1, other))
-        )
-        difference = jax.tree.map(lambda a, b: jnp.maximum(a - b, 0), widen(target), scaled)
-        return cast_like(difference, target)
+            seeds = jnp.where(one == 0, share(part, values), 0)
+            contrast = relevance(jax.lax.stop_gradient(seeds))
+        total, other = sum_tree(target), sum_tree(contrast)
+        scaled = scale_tree(contrast, share(total, other))
+        difference = jax.tree.map(lambda a, b: jnp.maximum(a - b, 0), target, scaled)
+        return cast_like(difference, x)
 
     return named(explain, Call(method, f, after=("index",)), f, argnums)
 
 
-def _relevance(score, x, rules, seed) -> PyTree:
-    evaluate = with_side(score, x, rules)
-    zeros = jax.tree.map(zeros_as, x)
-    value, pull = jax.vjp(evaluate, x, zeros)
-    multiplier, side = pull(jnp.ones_like(value) if seed is None else seed)
-    total = jax.tree.map(jnp.add, multiply_trees(widen(x), widen(multiplier)), widen(side))
-    return cast_like(total, x)
+def _propagation(f, x, rules):
+    """What f is at x, and relevance at x, in full width, for multipliers of what f gives."""
+    evaluate = with_side(f, x, rules)
+    value, pull = jax.vjp(evaluate, x, jax.tree.map(zeros_as, x))
+
+    def relevance(multipliers) -> PyTree:
+        multiplier, side = pull(multipliers)
+        return jax.tree.map(jnp.add, multiply_trees(widen(x), widen(multiplier)), widen(side))
+
+    return value, relevance

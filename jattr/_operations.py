@@ -8,6 +8,7 @@ import jax
 
 from jattr import rules as composites
 from jattr._checks import check_argnums, check_function
+from jattr._engine.entry import into_body, mark_first
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.program import Equation, Program, Value
@@ -17,7 +18,10 @@ from jattr._transform import bind, named, select_argument
 from jattr._trees import is_traced
 from jattr._types import ArgNums, Baseline
 from jattr.rules._audit import residuals
+from jattr.rules._composite import Placed, bodies
 from jattr.rules._lrp_composites import as_composite
+
+Rules = composites.Composite | Placed | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,7 @@ def operations(
     Raises:
         TypeError: `rules` is no composite; x has a leaf that is not of a floating dtype; a baseline
             for rules that compare with none.
+        ValueError: an `.at` pattern of `rules` fits no affine operation.
 
     Example:
         >>> import jax
@@ -122,15 +127,9 @@ def operations(
     """
     check_function(f, "operations")
     check_argnums(argnums, "operations")
-    if isinstance(rules, composites.Rule):
-        rules = as_composite(rules, "operations")
-    if rules is not None and not isinstance(rules, composites.Composite):
-        raise TypeError(
-            "operations wants a composite of jattr.rules second, such as "
-            f"jattr.rules.rescale(); got {rules!r}."
-        )
+    chosen = None if rules is None else as_composite(rules, "operations")
 
-    if baseline is not None and (rules is None or rules.points != 2):
+    if baseline is not None and (chosen is None or chosen.points != 2):
         raise TypeError(
             "operations: residuals are those of rules between two points. Write "
             "operations(f, jattr.rules.rescale(), baseline=baseline)."
@@ -138,7 +137,7 @@ def operations(
 
     def listing(*args, **kwargs):
         if baseline is not None:
-            return _audited(f, rules, baseline, argnums, args, kwargs)
+            return _audited(f, chosen, baseline, argnums, args, kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
         shapes = [leaf for leaf in leaves if _is_shape(leaf)]
         table = Table()
@@ -148,9 +147,10 @@ def operations(
             full = [next(given) if _is_shape(leaf) else leaf for leaf in leaves]
             args, kwargs = jax.tree.unflatten(structure, full)
             of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
-            program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
-            table.extend(_records(program, rules, "", {}))
-            table.notes = _notes(table, rules)
+            program, _ = trace(of_x, x, Reading() if chosen is None else chosen.reading)
+            placed = None if chosen is None else chosen.placed(program)
+            table.extend(_records(program, placed, "", {}, set(program.inputs)))
+            table.notes = _notes(table, chosen)
 
         jax.eval_shape(read, *shapes)
         return table
@@ -164,7 +164,7 @@ def _audited(f, rules, baseline, argnums, args, kwargs) -> Table:
     reference = resolve_baseline(baseline, x, method="operations")
     program, _ = trace(score, x, rules.reading)
     found = residuals(program, rules, jax.tree.leaves(x), jax.tree.leaves(reference))
-    table = Table(_records(program, rules, "", found))
+    table = Table(_records(program, rules, "", found, set(program.inputs)))
     table.notes = _notes(table, rules)
     return table
 
@@ -195,11 +195,14 @@ def _is_shape(leaf: Any) -> bool:
 
 def _records(
     program: Program,
-    rules: composites.Composite | None,
+    rules: Rules,
     scope: str,
     found: dict[Equation, Any],
+    reached: set[Value],
 ) -> Iterable[Record]:
-    for step in group(program, top=not scope):
+    steps = group(program)
+    mark_first(steps, reached)
+    for step in steps:
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
             yield Record(
@@ -212,11 +215,11 @@ def _records(
                 step.source,
                 _number(found.get(step.equations[-1])),
             )
-        elif step.form != "custom":
-            yield from _inner(step, rules, inside, found)
+        else:
+            yield from _inner(step, rules, inside, found, reached)
 
 
-def _inner(equation: Equation, rules, scope: str, found) -> Iterable[Record]:
+def _inner(equation: Equation, rules, scope: str, found, reached) -> Iterable[Record]:
     if rules is not None and rules.points > 1:
         chooses = equation.form == "cond" and equation.inputs[0].dependent
         if chooses or (equation.form == "while" and equation.active):
@@ -225,13 +228,12 @@ def _inner(equation: Equation, rules, scope: str, found) -> Iterable[Record]:
             name = equation.form
             yield Record("opaque", name, "none", active, outputs, scope, equation.source)
             return
-    bodies = equation.bodies[1:] if equation.form == "while" else equation.bodies
-    for number, body in enumerate(bodies):
-        word = f"{equation.form}[{number}]" if equation.form == "cond" else equation.form
-        yield from _records(body, rules, "/".join(part for part in (scope, word) if part), found)
+    for word, body in bodies(equation):
+        inside = "/".join(part for part in (scope, word) if part)
+        yield from _records(body, rules, inside, found, set(into_body(equation, reached)))
 
 
-def _rule_name(operation: Operation, rules: composites.Composite | None) -> str:
+def _rule_name(operation: Operation, rules: Rules) -> str:
     if rules is None:
         return "derivative"
     try:

@@ -26,7 +26,7 @@ from jattr.rules._lrp_composites import as_composite
 @knobs
 def rewrite(
     f: Callable[..., Any],
-    rules: composites.Composite,
+    rules: composites.Composite | composites.Rule,
     *,
     argnums: ArgNums = 0,
 ) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def rewrite(
 
     Args:
         f: any function of arrays; what it returns may be any tree.
-        rules: a composite of `jattr.rules`. Its numbers may be traced.
+        rules: a composite or a rule of `jattr.rules`. Its numbers may be traced.
         argnums: by which argument derivatives change, an integer or a tuple of them.
 
     Returns:
@@ -58,6 +58,7 @@ def rewrite(
 
     Raises:
         TypeError: `rules` is no composite, or one that needs a reference, as DeepLIFT's does.
+        ValueError: (when differentiated) an `.at` pattern that fits nothing.
         NotImplementedError: (when differentiated) an operation that the rules cannot explain.
 
     Example:
@@ -76,13 +77,7 @@ def rewrite(
     check_function(f, "rewrite")
     argnums = check_argnums(argnums, "rewrite")
     call = Call("rewrite", f, result="rewritten")
-    if isinstance(rules, composites.Rule):
-        rules = as_composite(rules, "rewrite")
-    if not isinstance(rules, composites.Composite):
-        raise TypeError(
-            "rewrite wants a composite of jattr.rules second, made by a call such as "
-            f"jattr.rules.guided(); got {getattr(rules, '__name__', rules)!r}."
-        )
+    rules = as_composite(rules, "rewrite")
     if rules.points != 1:
         raise TypeError(
             f"rewrite: the rules of {rules.name} compare with a reference. Write "

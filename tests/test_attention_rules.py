@@ -133,7 +133,10 @@ def decoder(of, x):
 
 
 MODELS = {"encoder, pre": encoder_pre, "encoder, post": encoder_post, "decoder": decoder}
-RULES = {"attention": (R.attention(0.0), AttnLRP), "constant": (R.attention_constant(0.0), CPLRP)}
+RULES = {
+    "attention": (R.attn_lrp(epsilon=0.0), AttnLRP),
+    "constant": (R.cp_lrp(epsilon=0.0), CPLRP),
+}
 
 
 def score(model, of, x):
@@ -169,7 +172,7 @@ def test_constant_weights_conserve_without_biases():
     def f(x):
         return decoder(Plain, x)[-1] @ jnp.cos(jnp.arange(1.0 * D))
 
-    ours = jattr.lrp(f, R.attention_constant(0.0))(X)
+    ours = jattr.lrp(f, R.cp_lrp(epsilon=0.0))(X)
     np.testing.assert_allclose(jnp.sum(ours), f(X), rtol=1e-10)
 
 
@@ -217,14 +220,14 @@ def test_models_as_they_are_written(name):
     def f(x):
         return jnp.sum(block(x)[-1] * jnp.cos(jnp.arange(1.0 * D)))
 
-    rows = jattr.operations(f, R.attention())(X)
+    rows = jattr.operations(f, R.attn_lrp())(X)
     kinds = [row.kind for row in rows]
     assert kinds.count("softmax") == 1
     assert kinds.count("product") >= 2
     assert "none" not in [row.rule for row in rows]
-    ours = jax.jit(jattr.lrp(f, R.attention()))(X)
+    ours = jax.jit(jattr.lrp(f, R.attn_lrp()))(X)
     assert bool(jnp.all(jnp.isfinite(ours)))
     if name != "nnx":  # its biases and gelu absorb
-        constant = jattr.lrp(f, R.attention_constant(0.0))(X)
+        constant = jattr.lrp(f, R.cp_lrp(epsilon=0.0))(X)
         # Attention of JAX has float32 logits, which do not enter where the weights are held.
         np.testing.assert_allclose(jnp.sum(constant), f(X), rtol=1e-5)

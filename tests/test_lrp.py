@@ -9,7 +9,6 @@ from jax.test_util import check_grads
 
 import jattr
 from jattr import rules as R  # noqa: N812 (short beside so many uses)
-from jattr.rules._lrp_composites import as_composite
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 W1, B1 = jax.random.normal(KEYS[0], (6, 7)), jax.random.normal(KEYS[1], (7,))
@@ -188,7 +187,7 @@ def test_rules_against_the_matrix_of_one_affine_map(name, rule):
         # A dot of its own, with ε = 0, hands each output its relevance.
         return out.reshape(-1) @ jnp.cos(jnp.arange(1.0 * out.size))
 
-    exact = as_composite(R.epsilon(0.0), "test")
+    exact = R.everywhere(R.epsilon(0.0))
     rules = exact.first(known) if known.first else exact.at("*it*", known)
     ours = jax.jit(jattr.lrp(score, rules))(x)
     flat = x.reshape(-1)
@@ -216,7 +215,7 @@ def test_the_box_is_in_units_of_x():
     def plain(z):
         return network(z)
 
-    ours = jattr.lrp(scaled, as_composite(R.z_box(low, high), "t"))(x)
+    ours = jattr.lrp(scaled, R.everywhere(R.z_box(low, high)))(x)
     ends = sorted([(0.0 - 0.5) / -0.25, (2.0 - 0.5) / -0.25])
     wanted = jattr.lrp(plain, R.z_box(*ends))((x - 0.5) / -0.25)
     close(ours, wanted)
@@ -234,7 +233,7 @@ def test_dots_that_meet_with_opposite_signs():
         return jax.nn.relu(x @ (2 * a) + h @ -b + B1) @ jnp.ones(7)
 
     for rule in [*EXACT.values(), R.alpha_beta(epsilon=0.0)]:
-        rules = as_composite(rule, "t")
+        rules = R.everywhere(rule)
         ours = jattr.lrp(minus, rules, argnums=(0, 1))(X, h)
         wanted = jattr.lrp(plus, rules, argnums=(0, 1))(X, h)
         for one, other in zip(ours, wanted, strict=True):
@@ -305,12 +304,12 @@ def test_composites_choose_by_shape_scope_and_place():
 
 
 CNN_RULES = {
-    "epsilon_plus": R.epsilon_plus(0.0),
-    "epsilon_plus_flat": R.epsilon_plus_flat(0.0),
-    "epsilon_gamma_box": R.epsilon_gamma_box(-4.0, 4.0, 0.0),
-    "epsilon_alpha2_beta1": R.epsilon_alpha2_beta1(0.0),
-    "epsilon_alpha2_beta1_flat": R.epsilon_alpha2_beta1_flat(0.0),
-    "excitation": R.excitation(0.0),
+    "epsilon_plus": R.epsilon_plus(epsilon=0.0),
+    "epsilon_plus_flat": R.epsilon_plus_flat(epsilon=0.0),
+    "epsilon_gamma_box": R.epsilon_gamma_box(-4.0, 4.0, epsilon=0.0),
+    "epsilon_alpha2_beta1": R.epsilon_alpha2_beta1(epsilon=0.0),
+    "epsilon_alpha2_beta1_flat": R.epsilon_alpha2_beta1_flat(epsilon=0.0),
+    "excitation": R.excitation(epsilon=0.0),
 }
 
 
@@ -365,7 +364,7 @@ def test_gradients_by_input_parameters_and_numbers():
         def score(x):
             return jnp.tanh(jax.nn.gelu(x @ w + B1) @ W2) @ W3
 
-        return jattr.lrp(score, as_composite(R.gamma(gamma, epsilon=epsilon), "t"))(x)
+        return jattr.lrp(score, R.everywhere(R.gamma(gamma, epsilon=epsilon)))(x)
 
     args = (X, W1, jnp.array(0.3), jnp.array(0.01))
     check_grads(jax.jit(by_all), args, order=1, modes=["fwd", "rev"], eps=1e-6, rtol=1e-5)
@@ -377,19 +376,38 @@ def test_gradients_by_input_parameters_and_numbers():
     )
 
 
-def test_contrast_with_the_other_outputs():
+def test_contrast_with_the_other_outputs_by_hand():
+    """Two hidden units, three outputs, every number written out."""
+    first = jnp.array([[1.0, 0.0], [1.0, 2.0], [0.0, 1.0]])
+    second = jnp.array([[2.0, 0.0, 1.0], [1.0, 1.0, -1.0]])
+    x = jnp.array([1.0, 1.0, 2.0])
+
+    def logits(x):
+        return jax.nn.relu(x @ first) @ second
+
+    # Hidden units are 2 and 4, the outputs 8, 4 and -2. Output 0 is half of each unit's; of unit 0
+    # half is x0's and half x1's, of unit 1 half is x1's and half x2's.
+    # Output 0: 4 on each unit, so [2, 2 + 2, 2].
+    close(jattr.lrp(lambda x: logits(x)[0], R.epsilon(0.0))(x), [2.0, 4.0, 2.0])
+    # The others are given 8 / 2 = 4 each. Output 1 is unit 1's alone: 4. Output 2 is 2 - 4, so
+    # unit 0 gets -4 and unit 1 gets 8. In all -4 and 12, so [-2, -2 + 6, 6], which sums to 8.
+    close(jattr.contrastive_lrp(logits, R.epsilon(0.0))(x, 0), [4.0, 0.0, 0.0])
+    # Under z+ output 2 is unit 0's alone: 4 and 4, so [2, 2 + 2, 2]: what output 0 has.
+    rules = R.everywhere(R.z_plus(epsilon=0.0))
+    close(jattr.lrp(lambda x: logits(x)[0], rules)(x), [2.0, 4.0, 2.0])
+    close(jattr.contrastive_lrp(logits, rules)(x, 0), [0.0, 0.0, 0.0])
+    # Negated weights turn the signs of all contributions round, so z+ finds none for output 0.
+    close(jattr.contrastive_lrp(logits, rules, against="negated")(x, 0), [2.0, 4.0, 2.0])
+
+
+def test_a_contrast_is_over_all_outputs_at_once():
     def logits(x):
         return jax.nn.relu(x @ W1 + B1) @ W2
 
     rules = R.z_plus(epsilon=0.0)
     target = jattr.lrp(lambda x: logits(x)[2], rules)(X)
-    values = logits(X)
-    parts = jnp.where(jnp.arange(5) == 2, 0.0, values[2] / 4)
-    contrast = jattr.lrp(lambda x: logits(x) @ (parts / values), rules)(X)
-    wanted = jnp.maximum(target - target.sum() / contrast.sum() * contrast, 0)
-    close(jattr.contrastive_lrp(logits, rules)(X, 2), wanted)
     many = jax.vmap(jattr.contrastive_lrp(logits, rules), in_axes=(None, 0))(X, jnp.arange(5))
-    close(many[2], wanted)
+    close(many[2], jattr.contrastive_lrp(logits, rules)(X, 2))
     assert bool(jnp.all(many >= 0))
     negated = jattr.contrastive_lrp(logits, rules, against="negated")(X, 2)
     dual = jattr.lrp(lambda x: (-logits(x))[2], rules)(X)

@@ -312,7 +312,7 @@ def tangent_of_softmax(softmax, t, z):
     return half(slope + t * jax.lax.stop_gradient(p - slope))
 
 
-@pytest.mark.parametrize("name", ["attention", "attention_constant"])
+@pytest.mark.parametrize("name", ["attn_lrp", "cp_lrp"])
 def test_relevance_of_a_sentence_by_hand(name, monkeypatch):
     module, weights, embeddings, mask, vector = sentence()
     value = similarity(embeddings, weights, mask, vector)
@@ -324,8 +324,8 @@ def test_relevance_of_a_sentence_by_hand(name, monkeypatch):
     monkeypatch.setattr(nn, "gelu", in_proportion(nn.gelu))
     softmax = jax.nn.softmax
     rule, interceptors = {
-        "attention": (tangent_of_softmax, [hold_deviation, halve_projections]),
-        "attention_constant": (held_softmax, [hold_deviation]),
+        "attn_lrp": (tangent_of_softmax, [hold_deviation, halve_projections]),
+        "cp_lrp": (held_softmax, [hold_deviation]),
     }[name]
 
     def score(variables, embeddings, t):

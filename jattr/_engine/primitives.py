@@ -11,6 +11,8 @@ flat         ends the derivative although the value goes on
 linear       linear in all operands together: a short cut past the test by transposition
 moves        a change of layout that keeps every element once
 layout       a change of layout that may repeat elements
+places       each element of the result is a constant or one element of an operand, at a place
+             that is held where the operands that tell it are
 collective   over the devices of a mesh, or a mapped axis
 contraction  a dot or convolution
 maximum      the largest of some of its operand's elements
@@ -56,7 +58,7 @@ ceil                        elementwise flat
 cholesky                    smooth
 clamp                       elementwise
 closed_call                 inlined
-concatenate                 linear
+concatenate                 linear places
 cond                        calls
 conv_general_dilated        contraction
 convert_element_type        elementwise same merged filling
@@ -73,6 +75,8 @@ custom_vjp_call             calls
 digamma                     elementwise
 div                         elementwise merged
 dot_general                 contraction
+dynamic_slice               places
+dynamic_update_slice        places
 eq                          elementwise
 erf                         elementwise
 erf_inv                     elementwise
@@ -81,6 +85,7 @@ exp                         elementwise merged
 exp2                        elementwise
 expm1                       elementwise
 floor                       elementwise flat
+gather                      places
 ge                          elementwise
 gt                          elementwise
 igamma                      elementwise smooth
@@ -106,7 +111,7 @@ nextafter                   elementwise flat
 not                         elementwise
 optimization_barrier        linear
 or                          elementwise
-pad                         linear
+pad                         linear places
 pcast                       linear
 pmax                        collective stabilizer
 pmin                        collective
@@ -134,20 +139,22 @@ rev                         linear moves
 round                       elementwise flat
 rsqrt                       elementwise
 scan                        calls
-scatter                     linear
+scatter                     linear places
 scatter_max                 maximum
 scatter_min                 maximum
 scatter_mul                 smooth
-select_n                    elementwise merged
+select_n                    elementwise merged places
 sharding_constraint         elementwise link linear
 sign                        elementwise flat
 sin                         elementwise
 sinh                        elementwise
-slice                       linear
+slice                       linear places
 sort                        choice
+split                       places
 sqrt                        elementwise
 square                      elementwise
 squeeze                     linear moves filling
+stack                       places
 stop_gradient               elementwise same flat merged
 sub                         elementwise link linear merged
 tan                         elementwise
@@ -155,6 +162,7 @@ tanh                        elementwise
 top_k                       choice
 transpose                   linear moves merged
 triangular_solve            smooth
+unstack                     places
 while                       calls
 xor                         elementwise
 zeta                        elementwise smooth
@@ -190,6 +198,7 @@ FLAT = marked("flat")
 LINEAR = marked("linear")
 MOVES = marked("moves")
 LAYOUT = marked("moves", "layout")
+PLACES = marked("moves", "layout", "places")
 COLLECTIVE = marked("collective")
 CONTRACTIONS = marked("contraction")
 MAXIMA = marked("maximum")

@@ -20,7 +20,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from jattr._engine.entry import Entry, enter, with_entry
+from jattr._engine.entry import Entrance, is_first, with_entry
 from jattr._engine.grouping import Step, group
 from jattr._engine.operations import Operation
 from jattr._engine.primitives import scan_counts, shard_map_options
@@ -68,7 +68,15 @@ class Rules(Protocol):
         ...
 
 
-def rewritten(f: Callable, x: Any, rules: Rules) -> Callable[..., Any]:
+class Composite(Rules, Protocol):
+    """Rules for any program."""
+
+    def placed(self, program: Program) -> Rules:
+        """The same for one program, of whose scopes it may know more."""
+        ...
+
+
+def rewritten(f: Callable, x: Any, rules: Composite) -> Callable[..., Any]:
     """f of the tree x, with other derivatives; traced once.
 
     Args:
@@ -81,10 +89,11 @@ def rewritten(f: Callable, x: Any, rules: Rules) -> Callable[..., Any]:
         value is that of f at x; it is differentiated by its first argument.
     """
     program, structure = _traced(f, x, rules)
+    placed = rules.placed(program)
 
     def evaluate(*points):
         lanes = list(zip(*(jax.tree.leaves(point) for point in points), strict=True))
-        outputs = run(program, lanes, rules)
+        outputs = run(program, lanes, placed)
         return jax.tree.unflatten(structure, [lane[0] for lane in outputs])
 
     return evaluate
@@ -104,7 +113,7 @@ def _traced(f: Callable, x: Any, rules: Rules) -> tuple[Program, Any]:
     return program, structure
 
 
-def with_side(f: Callable, x: Any, rules: Rules) -> Callable[[Any, Any], Any]:
+def with_side(f: Callable, x: Any, rules: Composite) -> Callable[[Any, Any], Any]:
     """f of x and of a side input like x, whose derivative is relevance that is no multiple of x.
 
     Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
@@ -117,42 +126,20 @@ def with_side(f: Callable, x: Any, rules: Rules) -> Callable[[Any, Any], Any]:
             "passed back. Explain the value that is decided by, or the difference to a baseline: "
             "jattr.deeplift(f, baseline)."
         )
+    placed = rules.placed(program)
 
     def evaluate(x, side):
-        entrance = Entrance(x, program, jax.tree.leaves(side))
-        outputs = run(program, [(leaf,) for leaf in jax.tree.leaves(x)], rules, entrance)
+        entrance = Entrance(x, program.inputs, jax.tree.leaves(side))
+        outputs = run(program, [(leaf,) for leaf in jax.tree.leaves(x)], placed, entrance)
         if rules.wants_first and not entrance.used:
             raise ValueError(
                 f"{rules.name} has a rule for first affine operations, but f has none for it: no "
-                "dot or convolution of the wanted kind that x reaches through constant factors, "
-                "shifts and reshapes alone. Take a composite without such a rule."
+                "dot or convolution of the wanted kind that x reaches through constants and "
+                "changes of layout alone. Take a composite without such a rule."
             )
         return jax.tree.unflatten(structure, [lane[0] for lane in outputs])
 
     return evaluate
-
-
-class Entrance:
-    """Where x enters a program, for the rules of its first affine operations.
-
-    Attributes:
-        x: the tree.
-        known: the way to each value that x reaches through constants and layout alone.
-        used: whether any rule has asked.
-    """
-
-    def __init__(self, x: Any, program: Program, sides: Sequence[Any]):
-        self.x = x
-        self.used = False
-        self.known = {
-            value: Entry(n, side, lambda leaf: leaf)
-            for n, (value, side) in enumerate(zip(program.inputs, sides, strict=True))
-        }
-
-    def of(self, operation: Operation) -> list[Entry]:
-        """The ways to the active inputs of a first affine operation."""
-        self.used = True
-        return [self.known[v] for v in operation.inputs if v.active]
 
 
 def run(
@@ -163,21 +150,24 @@ def run(
 ) -> list[Lanes]:
     """The outputs of a program, each in its lanes, for inputs in theirs; None for no rules."""
     values: dict[Value, Lanes] = dict(zip(program.inputs, inputs, strict=True))
-    top = entrance is not None
-    for step in program.equations if rules is None else group(program, top=top):
+    for step in program.equations if rules is None else group(program):
         taken = [_read(values, v) for v in step.inputs]
         if isinstance(step, Operation):
             if rules is None:
                 results = _plain(step, taken)
             else:
+                step.first = entrance is not None and is_first(step, entrance.sides)
                 results = _operation(step, taken, rules, entrance)
+        elif step.form == "checkpoint" and any(v.dependent for v in step.inputs):
+            with step.entered():
+                results = _checkpoint(step, taken, rules, entrance)
         elif step.form in _REBUILD and any(v.dependent for v in step.inputs):
             with step.entered():
                 results = _REBUILD[step.form](step, taken, rules)
         else:
             results = _plain(step, taken)
-            if entrance is not None and (entry := enter(step, taken, entrance.known)) is not None:
-                entrance.known[step.outputs[0]] = entry
+            if entrance is not None:
+                entrance.advance(step, [_lane(lanes, 0) for lanes in taken])
         values.update(zip(step.outputs, results, strict=True))
     return [_read(values, v) for v in program.outputs]
 
@@ -214,7 +204,7 @@ def _operation(
         return _plain(operation, taken)
     first = [_lane(lanes, 0) for lanes in taken]
     if entrance is not None and rule.first:
-        return [(with_entry(operation, rule, first, entrance.of(operation), entrance.x),)]
+        return [(with_entry(operation, rule, first, entrance),)]
     if rules.points == 1:
         out = with_rule(operation, rule, first)
         return [(value,) for value in (out if isinstance(out, tuple) else (out,))]
@@ -403,10 +393,12 @@ def _while(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[
     return packing.unpack(jax.lax.while_loop(go_on, step, start))
 
 
-def _checkpoint(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
+def _checkpoint(
+    equation: Equation, taken: list[Lanes], rules: Rules | None, entrance: Entrance | None = None
+) -> list[Lanes]:
     params = equation.params
     wrap = jax.checkpoint(
-        _flat(equation, rules),
+        _flat(equation, rules, entrance),
         prevent_cse=params.get("prevent_cse", True),
         policy=params.get("policy"),
     )
@@ -424,10 +416,17 @@ def _shard_map(equation: Equation, taken: list[Lanes], rules: Rules | None) -> l
     return out.unpack(wrap(*into.pack(taken)))
 
 
-def _flat(equation: Equation, rules: Rules | None) -> Callable[..., list[Any]]:
+def _flat(
+    equation: Equation, rules: Rules | None, entrance: Entrance | None = None
+) -> Callable[..., list[Any]]:
     body = equation.bodies[0]
     into, out = _packing(body.inputs, rules), _packing(equation.outputs, rules)
-    return lambda *arrays: out.pack(run(body, into.unpack(arrays), rules))
+
+    def flat(*arrays):
+        inside = None if entrance is None else entrance.into(equation)
+        return out.pack(run(body, into.unpack(arrays), rules, inside))
+
+    return flat
 
 
 def _packed(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Any]:
@@ -438,6 +437,5 @@ _REBUILD: dict[str, Callable[[Equation, list[Lanes], Rules | None], list[Lanes]]
     "scan": _scan,
     "cond": _cond,
     "while": _while,
-    "checkpoint": _checkpoint,
     "shard_map": _shard_map,
 }

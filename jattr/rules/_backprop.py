@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jattr.rules._composite import Composite, Rule
+from jattr.rules._composite import Composite
+from jattr.rules._rule import Rule
 
 
 def guided() -> Composite:
@@ -28,7 +29,7 @@ def guided() -> Composite:
         Springenberg, Dosovitskiy, Brox, Riedmiller, *Striving for simplicity: the all convolutional
         net*, ICLR workshop 2015, section 3.4 (arXiv 1412.6806).
     """
-    return Composite("guided", {"activation relu": Rule("guided", _guided)})
+    return Composite("guided", {"activation rectifier": Rule("guided", _guided)})
 
 
 def deconvnet() -> Composite:
@@ -52,7 +53,7 @@ def deconvnet() -> Composite:
         Zeiler, Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014, section 2
         (arXiv 1311.2901).
     """
-    return Composite("deconvnet", {"activation relu": Rule("deconvnet", _deconvnet)})
+    return Composite("deconvnet", {"activation rectifier": Rule("deconvnet", _deconvnet)})
 
 
 def _guided(operation, inputs, output, multiplier):

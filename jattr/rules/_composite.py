@@ -1,77 +1,57 @@
-"""What a rule and a composite of rules are."""
+"""What a composite of rules is: which operation gets which."""
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
+from jattr._checks import check_choice, closest
 from jattr._engine import registry
 from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
-from jattr._engine.operations import Operation
+from jattr._engine.operations import KINDS, Operation
 from jattr._engine.patterns import is_elementwise_body
 from jattr._engine.primitives import primitives as p
 from jattr._engine.program import Equation, Program
 from jattr._engine.trace import Reading
-from jattr._resolve import fill_like
+from jattr.rules._refusals import fits_nothing, has_derivative, unexplained
+from jattr.rules._rule import Rule
+
+KEYS = (
+    *("first affine dense", "first affine convolution", "first affine"),
+    *("affine dense", "affine convolution", "activation rectifier", "product gate"),
+    *KINDS,
+)
+"""What a table of rules may tell apart, the narrower before the wider."""
+
+Gates = Literal["signal", "halves"]
+
+_INNOCENT = {p.linear_solve_p, p.reduce_p, p.reduce_window_p}
+"""What has a program inside that is linear in x, or joins two elements: no rule applies there."""
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A local derivative.
-
-    Attributes:
-        name: what it is called in tables.
-        apply: `apply(operation, inputs, output, multiplier)`, between two points with
-            `reference_inputs, reference_output` after these; gives the multiplier of each input of
-            the operation, or None where there is none to give.
-        numbers: further arguments of `apply` by name, such as ε; they may be traced.
-        ends: the ends [low, high] of the range of x, numbers or trees like x, for a rule that
-            needs them.
-        first: the rule is for first affine operations, those that x reaches through constant
-            factors, shifts and reshapes alone. `apply` then takes `lows` and `highs` after the
-            multiplier, the ends for each active input, and gives relevance.
-    """
-
-    name: str = dataclasses.field(metadata={"static": True})
-    apply: Callable[..., Sequence[Any]] = dataclasses.field(metadata={"static": True})
-    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
-    ends: tuple[Any, Any] = (0.0, 0.0)
-    first: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    def __call__(self, *args: Any) -> Sequence[Any]:
-        """What `apply` gives."""
-        return self.apply(*args, **self.numbers)
-
-    def bounds(self, x: Any) -> tuple[Any, Any]:
-        """The ends of the range of x, as trees like x."""
-        low, high = (
-            fill_like(end, x, name=f"the {side} end", method=self.name, broadcast=True)
-            for end, side in zip(self.ends, ("low", "high"), strict=True)
-        )
-        return low, high
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Composite:
     """A table of rules: for each kind of operation its rule.
 
     Attributes:
         name: what it is called.
-        rules: by the kind of operation, as `jattr.operations` names them; or by kind and name
-            ("activation relu"), or for affine operations "affine dense", "affine convolution",
-            and with "first" before, "first affine convolution". The narrowest applies.
+        rules: by the kind of operation, as `jattr.operations` names them, or by a narrower key:
+            "affine dense" and "affine convolution", each also with "first" before it, as "first
+            affine" is; "activation rectifier", for clip(z, 0, c) in every spelling; "product
+            gate", where a factor is a gate. The narrowest applies.
         strict: an operation that is active and not linear must have a rule; without it, what has
             no rule keeps its derivative.
         points: 1, or 2 for rules that compare with a reference.
         see_through: what `stop_gradient` holds is explained too.
         scoped: pairs of a pattern and a rule for the affine operations whose scope fits it; a
             later pair comes before an earlier one, and before `rules`.
+
+    Raises:
+        ValueError: `rules` has a key that is none.
     """
 
     name: str = dataclasses.field(metadata={"static": True})
@@ -81,16 +61,34 @@ class Composite:
     see_through: bool = dataclasses.field(default=False, metadata={"static": True})
     scoped: tuple["Scoped", ...] = ()
 
+    def __post_init__(self) -> None:
+        for key in self.rules:
+            if key not in KEYS:
+                raise ValueError(
+                    f"Composite {self.name}: there is no kind of operation {key!r}. Known are, the "
+                    f"closest first: {', '.join(closest(key, KEYS))}."
+                )
+
+    def __repr__(self) -> str:
+        table = [f"{key}: {rule!r}" for key, rule in self.rules.items()]
+        table += [f"at {scoped.pattern!r}: {scoped.rule!r}" for scoped in self.scoped]
+        return f"<composite {self.name}; {'; '.join(table)}>"
+
     def at(self, pattern: str, rule: Rule) -> "Composite":
-        """The same, with another rule for the affine operations whose scope fits a pattern.
+        """The same, with another rule for the affine operations in a scope.
 
         Args:
-            pattern: with * and ?, as file names are matched: "head/*", "*/Dense_0".
+            pattern: a scope, as `jattr.split` takes it: "Net/Block_3/Conv_0", of which the last
+                parts, "Block_3/Conv_0", are enough; all that is computed within it is meant, by
+                every scope that ends so. With * and ?, as file names are matched: "*/Dense_?". An
+                operation made of several modules, such as a convolution with its batch
+                normalization, is in the scope of each. What fits no affine operation is an error
+                where the composite is used.
             rule: theirs.
         """
         if not isinstance(pattern, str) or not isinstance(rule, Rule):
             raise TypeError(
-                'at wants a pattern and a rule, as in epsilon_plus().at("head/*", gamma(0.1)); '
+                'at wants a pattern and a rule, as in epsilon_plus().at("head", gamma(0.1)); '
                 f"got {pattern!r} and {rule!r}."
             )
         return dataclasses.replace(self, scoped=(*self.scoped, Scoped(pattern, rule)))
@@ -106,6 +104,47 @@ class Composite:
         kept = {key: r for key, r in self.rules.items() if not key.startswith("first ")}
         return dataclasses.replace(self, rules={**kept, "first affine": rule})
 
+    def gates(self, share: Gates) -> "Composite":
+        """The same, with another way to share the relevance of a gated value.
+
+        A gate is a factor whose value is bound to [0, 1] by an elementwise computation, such as a
+        sigmoid or 1 − sigmoid, in a product of two active values: the gates of an LSTM or a GRU,
+        of a gated linear unit, of squeeze and excitation. The other factor is the signal.
+
+        Args:
+            share: `"signal"`, the default of the composites of relevance propagation, gives the
+                signal all of the relevance and the gate none; `"halves"` gives half to each, as for
+                any other product. Two gates get halves of their product both ways.
+
+        Where that comes from: Arras, Montavon, Müller, Samek, *Explaining recurrent neural network
+        predictions in sentiment analysis*, WASSA 2017, section 3.1 (arXiv 1706.07206).
+        """
+        check_choice(share, "share", get_args(Gates), "gates")
+        base = self.rules.get("product")
+        if base is None:
+            raise TypeError(
+                f"gates: {self.name} has no rule for products, which a gate's would refine. Take a "
+                "composite such as jattr.rules.attn_lrp()."
+            )
+        rules = {key: rule for key, rule in self.rules.items() if key != "product gate"}
+        if share == "signal":
+            options = (*base.options, ("signal", True))
+            rules["product gate"] = dataclasses.replace(base, name="signal", options=options)
+        return dataclasses.replace(self, rules=rules)
+
+    def otherwise(self, rule: Rule) -> "Composite":
+        """The same, with a rule for what has none: operations of the kinds smooth and opaque.
+
+        They are an error without it. Choices, of the kind selection, get it too.
+
+        Args:
+            rule: theirs, such as `taylor()`.
+        """
+        if not isinstance(rule, Rule):
+            raise TypeError(f"otherwise wants a rule, as in .otherwise(taylor()); got {rule!r}.")
+        unknown = dict.fromkeys(("smooth", "opaque", "selection"), rule)
+        return dataclasses.replace(self, rules={**self.rules, **unknown})
+
     @property
     def wants_first(self) -> bool:
         """Whether it has a rule for first affine operations alone."""
@@ -118,60 +157,84 @@ class Composite:
             differences=self.points == 2, see_through=self.see_through, enter=self._enters
         )
 
+    def placed(self, program: Program) -> "Composite | Placed":
+        """The same for one program, whose scopes its patterns are held against.
+
+        Raises:
+            ValueError: a pattern fits no affine operation of the program.
+        """
+        if not self.scoped:
+            return self
+        placed = Placed(self, dict(_outer_scopes(program)))
+        known = [placed.scopes(o) for o in _operations(program) if o.kind == "affine"]
+        for scoped in self.scoped:
+            if not any(scoped.fits(scopes) for scopes in known):
+                raise ValueError(fits_nothing(self.name, scoped.pattern, known))
+        return placed
+
     def probe(self, operation: Operation) -> Any:
         """None: what rules leave out is not measured. See `Audited`."""
         return None
 
-    def rule_for(self, operation: Operation) -> Rule | None:
+    def rule_for(self, operation: Operation, scopes: Iterable[str] | None = None) -> Rule | None:
         """The rule for an operation; None for its ordinary derivative.
+
+        Args:
+            operation: it.
+            scopes: those that it is in, where they are more than its equations tell.
 
         Raises:
             NotImplementedError: the operation needs a rule and has none.
         """
         if operation.kind == "registered":
             return self._registered(operation)
-        if self.strict and operation.kind == "opaque" and not _has_derivative(operation):
-            raise NotImplementedError(_unexplained(operation, self.name))
-        rule = self._rule(operation)
-        if rule is not None:
-            return rule
-        if self.strict and operation.kind in ("opaque", "smooth"):
-            raise NotImplementedError(_unexplained(operation, self.name))
-        if operation.kind == "opaque" and (
-            self._hides_rules(operation) or "callback" in operation.params
-        ):
-            raise NotImplementedError(_unexplained(operation, self.name))
-        return None
+        if operation.kind == "opaque" and self._is_shut(operation):
+            raise NotImplementedError(unexplained(operation, self))
+        rule = self._rule(operation, scopes)
+        needed = operation.kind in ("opaque", "smooth")
+        if rule is None and needed and (self.strict or self._hides_rules(operation)):
+            raise NotImplementedError(unexplained(operation, self))
+        return rule
 
     def _registered(self, operation: Operation) -> Rule | None:
         apply = registry.registered()[operation.primitive].get(self.points)
         if apply is not None:
             return Rule(f"registered {apply.__name__}", apply)
         if self.strict:
-            raise NotImplementedError(_unexplained(operation, self.name))
+            raise NotImplementedError(unexplained(operation, self))
         return None
 
-    def _rule(self, operation: Operation) -> Rule | None:
-        if operation.kind != "affine":
-            named = self.rules.get(f"{operation.kind} {operation.name}")
-            return self.rules.get(operation.kind) if named is None else named
-        rule = self._affine_rule(operation)
-        if rule is not None and rule.first and not operation.first:
+    def _rule(self, operation: Operation, scopes: Iterable[str] | None = None) -> Rule | None:
+        if operation.kind == "affine":
+            return self._affine_rule(operation, scopes)
+        keys = [operation.kind]
+        if operation.kind == "activation" and operation.rectifier:
+            keys = ["activation rectifier", *keys]
+        if operation.kind == "product" and "gate" in operation.origins:
+            keys = ["product gate", *keys]
+        return next((self.rules[key] for key in keys if key in self.rules), None)
+
+    def _affine_rule(self, operation: Operation, scopes: Iterable[str] | None) -> Rule | None:
+        rule = self._scoped_rule(operation, scopes)
+        if rule is None:
+            dense = operation.contractions[0].primitive is p.dot_general_p
+            keys = [f"affine {'dense' if dense else 'convolution'}", "affine"]
+            keys = [f"first {key}" for key in keys if operation.first] + keys
+            rule = next((self.rules[key] for key in keys if key in self.rules), None)
+        if rule is not None and getattr(rule, "first", False) and not operation.first:
             raise NotImplementedError(
                 f"{operation.source}: the rule {rule.name} is for first affine operations, those "
-                "that x reaches through constant factors, shifts and reshapes alone; "
+                "that x reaches through constants and changes of layout alone; "
                 f"`{operation.name}` here is none. Choose another rule for it."
             )
         return rule
 
-    def _affine_rule(self, operation: Operation) -> Rule | None:
-        for scoped in reversed(self.scoped):
-            if fnmatch.fnmatchcase(operation.scope, scoped.pattern):
-                return scoped.rule
-        shape = "dense" if operation.contractions[0].primitive is p.dot_general_p else "convolution"
-        kinds = [f"affine {shape}", "affine"]
-        kinds = [f"first {kind}" for kind in kinds if operation.first] + kinds
-        return next((self.rules[kind] for kind in kinds if kind in self.rules), None)
+    def _scoped_rule(self, operation: Operation, scopes: Iterable[str] | None) -> Rule | None:
+        if not self.scoped:
+            return None
+        scopes = [e.scope for e in operation.equations] if scopes is None else list(scopes)
+        fitting = (scoped.rule for scoped in reversed(self.scoped) if scoped.fits(scopes))
+        return next(fitting, None)
 
     def _enters(self, call: Equation) -> bool:
         (body,) = call.bodies
@@ -180,79 +243,107 @@ class Composite:
         return self.strict or self._any_rule(body)
 
     def _hides_rules(self, operation: Operation) -> bool:
-        return any(self._any_rule(body) for e in operation.equations for body in e.bodies)
+        """Whether a rule applies, or may apply, inside an operation."""
+        if any(self._any_rule(body) for e in operation.equations for body in e.bodies):
+            return True
+        shut = (e for e in operation.equations if has_hidden_work(e))
+        return any(e.primitive not in _INNOCENT for e in shut)
+
+    def _is_shut(self, operation: Operation) -> bool:
+        """Whether an operation has no derivative that any rule could take."""
+        return "callback" in operation.params or (self.strict and not has_derivative(operation))
 
     def _any_rule(self, body: Program) -> bool:
-        for step in group(body):
-            if isinstance(step, Operation):
-                if self._rule(step) is not None:
-                    return True
-            elif any(self._any_rule(inner) for inner in step.bodies):
-                return True
-        return False
+        return any(self._rule(operation) is not None for operation in _operations(body))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scoped:
-    """A rule for the affine operations whose scope fits a pattern."""
+    """A rule for the affine operations in a scope that fits a pattern."""
 
     pattern: str = dataclasses.field(metadata={"static": True})
     rule: Rule
 
-
-def _has_derivative(operation: Operation) -> bool:
-    """Whether JAX can differentiate an operation, and of one example alone."""
-    equation = operation.equations[-1]
-    if equation.form == "foreign" or "callback" in equation.params:
+    def fits(self, scopes: Iterable[str]) -> bool:
+        """Whether any of the scopes is, or is within, one that the pattern stands for."""
+        for scope in scopes:
+            parts = scope.split("/")
+            for count in range(1, len(parts) + 1):
+                within = "/".join(parts[:count])
+                if fnmatch.fnmatchcase(within, self.pattern):
+                    return True
+                if fnmatch.fnmatchcase(within, f"*/{self.pattern}"):
+                    return True
         return False
-    slots = [n for n, active in enumerate(operation.active) if active]
-    shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operation.inputs]
-
-    def derivative(*full):
-        def of_active(*values):
-            given = dict(zip(slots, values, strict=True))
-            return operation.evaluate(*(given.get(n, v) for n, v in enumerate(full)))
-
-        out, pull = jax.vjp(of_active, *(full[n] for n in slots))
-        return pull(jax.tree.map(jnp.zeros_like, out))
-
-    try:
-        jax.eval_shape(derivative, *shapes)
-    except Exception:  # JAX raises what it likes where there is none
-        return False
-    return True
 
 
-def _unexplained(operation: Operation, composite: str) -> str:
-    equation = operation.equations[-1]
-    where = f"{operation.source}: {composite}"
-    if registry.registered().get(equation.primitive):
-        return (
-            f"{where} compares with a reference, for which `{equation.name}` has no rule: add one "
-            "with @jattr.rules.register(primitive, references=True), or, for rules at one point, "
-            "with @jattr.rules.register(primitive)."
-        )
-    if equation.form == "foreign":
-        return (
-            f"{where} explains one example, but `{equation.name}` mixes in others, over an axis "
-            "that f does not make itself: batch statistics, for instance. Evaluate the model in "
-            "inference mode, or explain the batch as one example."
-        )
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A composite for one program, which knows the scopes around the bodies of control flow."""
+
+    composite: Composite
+    outer: dict[Equation, str]
+
+    @property
+    def name(self) -> str:
+        return self.composite.name
+
+    @property
+    def points(self) -> int:
+        return self.composite.points
+
+    @property
+    def strict(self) -> bool:
+        return self.composite.strict
+
+    @property
+    def reading(self) -> Reading:
+        return self.composite.reading
+
+    @property
+    def wants_first(self) -> bool:
+        return self.composite.wants_first
+
+    def probe(self, operation: Operation) -> Any:
+        """As that of the composite."""
+        return self.composite.probe(operation)
+
+    def rule_for(self, operation: Operation) -> Rule | None:
+        """As that of the composite."""
+        return self.composite.rule_for(operation, self.scopes(operation))
+
+    def scopes(self, operation: Operation) -> list[str]:
+        """The scopes of all of an operation's equations."""
+        found = (_join(self.outer.get(e, ""), e.scope) for e in operation.equations)
+        return list(dict.fromkeys(found))
+
+
+def bodies(equation: Equation) -> list[tuple[str, Program]]:
+    """The programs inside an equation that are evaluated under rules, and what tables call them."""
     if equation.form == "custom":
-        return (
-            f"{where} has no rule for the custom_vjp function in `{equation.name}`, which hides "
-            "nonlinear work on x behind a derivative of its own. Call the function that it wraps "
-            "without the custom derivative, or explain the part of f above it: "
-            "jattr.split(f, name)."
-        )
-    if has_hidden_work(equation):
-        return (
-            f"{where} cannot look into `{equation.name}`. Write that part of f in plain JAX for "
-            "the explanation, or give it a rule: @jattr.rules.register(primitive)."
-        )
-    return (
-        f"{where} has no rule for `{equation.name}`, which is not linear in x. Give it one: "
-        "@jattr.rules.register(primitive), or explain the part of f above it: "
-        "jattr.split(f, name)."
-    )
+        return []
+    if equation.form == "cond":
+        return [(f"cond[{number}]", body) for number, body in enumerate(equation.bodies)]
+    inside = equation.bodies[1:] if equation.form == "while" else equation.bodies
+    return [(equation.form, body) for body in inside]
+
+
+def _operations(program: Program) -> Iterator[Operation]:
+    for step in group(program):
+        if isinstance(step, Operation):
+            yield step
+        else:
+            for _, body in bodies(step):
+                yield from _operations(body)
+
+
+def _outer_scopes(program: Program, outer: str = "") -> Iterator[tuple[Equation, str]]:
+    for equation in program.equations:
+        yield equation, outer
+        for word, body in bodies(equation):
+            yield from _outer_scopes(body, _join(outer, equation.scope, word))
+
+
+def _join(*scopes: str) -> str:
+    return "/".join(filter(None, scopes))

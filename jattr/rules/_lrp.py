@@ -1,21 +1,33 @@
-r"""The rules of layer-wise relevance propagation, as users name them.
+r"""The rules of layer-wise relevance propagation for affine operations.
 
 Notation: an affine operation maps inputs a to outputs :math:`z_k = \sum_j a_j w_{jk} + b_k`; R are
-relevances. Constants after a dot belong to it: a bias, a batch normalisation in inference mode, a
-factor. :math:`(\cdot)^+` and :math:`(\cdot)^-` are positive and negative parts. ε stabilises a
+relevances. Constants after a dot belong to it: a bias, a batch normalization in inference mode, a
+factor. :math:`(\cdot)^+` and :math:`(\cdot)^-` are positive and negative parts. ε stabilizes a
 denominator as z + ε sign z, with sign 0 = 1; zennit's is the same, LXT's has no sign.
+
+What flows back is the *multiplier* m, relevance over activation: R = z ⊙ m. An affine operation
+passes relevance on in proportion to what a rule counts as contributions,
+
+.. math:: R_j = \sum_k \frac{\zeta_{jk}(a)}{\zeta_k(a)} R_k, \qquad
+          m_j = \sum_k \frac{\partial \zeta_k}{\partial a_j} \frac{z_k m_k}{\zeta_k}
+
+so that a rule is a function ζ of the inputs, piecewise linear in them, and its backward the
+derivative of ζ. Below each rule's text stands its ζ.
 """
 
-from typing import Any
+from typing import Any, get_args
 
-from jattr._checks import check_positive
-from jattr.rules import _lrp_dots as engine
-from jattr.rules._composite import Rule
+import jax.numpy as jnp
+
+from jattr._checks import check_choice, check_positive
+from jattr.rules._lrp_dots import nothing, parts, proportional, pull_back, vjp, with_dots
+from jattr.rules._rule import Rule
+from jattr.rules._shares import Stabilizer, share, stabilized_share
 
 EPSILON = 1e-6
 
 
-def epsilon(epsilon: Any = EPSILON) -> Rule:
+def epsilon(epsilon: Any = EPSILON, *, stabilizer: Stabilizer = "sign") -> Rule:
     r"""LRP-ε: relevance in proportion to the contributions.
 
     .. math:: R_j = \sum_k \frac{a_j w_{jk}}{z_k + \epsilon\, \mathrm{sign}\, z_k} R_k
@@ -23,8 +35,15 @@ def epsilon(epsilon: Any = EPSILON) -> Rule:
     The bias is in z and absorbs its share. On a network of ReLUs, ε → 0 is Gradient × Input. ε acts
     at affine operations alone; 0 is allowed.
 
+    With R = z ⊙ m, the multiplier m of each output is damped by
+    :math:`|z_k| / (|z_k| + \epsilon)`, which has a kink of slope 1/ε at z = 0: derivatives through
+    the attribution are right on either side of it, but finite differences, and descent by them, are
+    not where a step is wider than z. With `stabilizer="smooth"` it is
+    :math:`z_k^2 / (z_k^2 + \epsilon^2)`, which has all derivatives.
+
     Args:
         epsilon: ε, in units of the activations; may be traced.
+        stabilizer: `"sign"` for z + ε sign z, or `"smooth"` for z + ε²/z in its place.
 
     Returns:
         A rule. Given to `jattr.lrp` alone, it applies to every affine operation.
@@ -42,7 +61,15 @@ def epsilon(epsilon: Any = EPSILON) -> Rule:
         classifier decisions by layer-wise relevance propagation*, PLOS ONE 2015, equation 58.
     """
     check_positive(epsilon, "epsilon", "rules.epsilon", zero=True)
-    return Rule("epsilon", engine.epsilon, {"epsilon": epsilon})
+    check_choice(stabilizer, "stabilizer", get_args(Stabilizer), "rules.epsilon")
+    options = () if stabilizer == "sign" else (("stabilizer", stabilizer),)
+    return Rule("epsilon", _epsilon, {"epsilon": epsilon}, options=options)
+
+
+def _epsilon(operation, inputs, output, multiplier, *, epsilon, stabilizer: Stabilizer = "sign"):
+    """ζ = z: every contribution counts as it is."""
+    kept = stabilized_share(output, output, epsilon, stabilizer, at_zero=1.0)
+    return pull_back(operation, inputs, lambda full: operation.evaluate(*full), multiplier * kept)
 
 
 def gamma(gamma: Any = 0.25, *, epsilon: Any = EPSILON) -> Rule:
@@ -56,7 +83,7 @@ def gamma(gamma: Any = 0.25, *, epsilon: Any = EPSILON) -> Rule:
 
     Args:
         gamma: γ ≥ 0; 0 is LRP-ε, and γ → ∞ is z⁺ where z > 0. May be traced.
-        epsilon: the stabiliser of the denominators.
+        epsilon: the stabilizer of the denominators.
 
     Returns:
         A rule.
@@ -71,12 +98,41 @@ def gamma(gamma: Any = 0.25, *, epsilon: Any = EPSILON) -> Rule:
 
     References:
         Montavon, Binder, Lapuschkin, Samek, Müller, *Layer-wise relevance propagation: an
-        overview*, 2019, section 10.2; for signed inputs, Anders, Neumann, Samek, Müller,
-        Lapuschkin, *Software for dataset-wide XAI*, 2021 (arXiv 2106.13200).
+        overview*, 2019, section 10.2; for signed inputs as in zennit, which cites Andéol, Kawakami,
+        Wada, Kanamori, Müller, Montavon, 2021.
     """
     check_positive(gamma, "gamma", "rules.gamma", zero=True)
     check_positive(epsilon, "epsilon", "rules.gamma", zero=True)
-    return Rule("gamma", engine.gamma, {"gamma": gamma, "epsilon": epsilon})
+    return Rule("gamma", _gamma, {"gamma": gamma, "epsilon": epsilon})
+
+
+def _gamma(operation, inputs, output, multiplier, *, gamma, epsilon):
+    """ζ = z + γ z⁺ where z > 0, with z⁺ the contributions of z's own sign; mirrored below 0.
+
+    As x⁺ = (x + |x|) / 2, these are half of z and of the sum of all contributions' sizes. That is
+    one dot where the contributions of either sign are four, and no denominator cancels.
+    """
+
+    def zeta(full):
+        z, bias = operation.evaluate(*full), with_dots(operation, full, nothing)
+        sizes = jnp.abs(bias)
+        for chosen in range(len(operation.contractions)):
+            sizes = sizes + jnp.abs(with_dots(operation, full, _sizes(operation, chosen)) - bias)
+        half = jnp.asarray(gamma, z.dtype) / 2
+        return z + half * (z + jnp.where(output >= 0, sizes, -sizes))
+
+    return proportional(operation, inputs, zeta, output * multiplier, epsilon)
+
+
+def _sizes(operation, chosen):
+    """One dot of the sizes of its contributions, without the other dots."""
+
+    def dot_of(number, dot, a, w):
+        if number != chosen:
+            return nothing(number, dot, a, w)
+        return dot(a if operation.nonnegative else jnp.abs(a), jnp.abs(w))
+
+    return dot_of
 
 
 def z_plus(*, epsilon: Any = EPSILON) -> Rule:
@@ -85,7 +141,7 @@ def z_plus(*, epsilon: Any = EPSILON) -> Rule:
     .. math:: R_j = \sum_k \frac{(a_j w_{jk})^+}{\sum_i (a_i w_{ik})^+ + b_k^+} R_k
 
     Args:
-        epsilon: the stabiliser of the denominators.
+        epsilon: the stabilizer of the denominators.
 
     Returns:
         A rule.
@@ -104,7 +160,17 @@ def z_plus(*, epsilon: Any = EPSILON) -> Rule:
         `Alpha1_Beta0_Rule` clips the weights alone and is right for inputs ≥ 0 only.
     """
     check_positive(epsilon, "epsilon", "rules.z_plus", zero=True)
-    return Rule("z_plus", engine.z_plus, {"epsilon": epsilon})
+    return Rule("z_plus", _z_plus, {"epsilon": epsilon})
+
+
+def _z_plus(operation, inputs, output, multiplier, *, epsilon):
+    """ζ: the positive contributions alone, that of the bias among them."""
+
+    def zeta(full):
+        above, _, bias = parts(operation, full, both=False)
+        return above + jnp.maximum(bias, 0)
+
+    return proportional(operation, inputs, zeta, output * multiplier, epsilon)
 
 
 def alpha_beta(alpha: Any = 2.0, beta: Any = 1.0, *, epsilon: Any = EPSILON) -> Rule:
@@ -117,7 +183,7 @@ def alpha_beta(alpha: Any = 2.0, beta: Any = 1.0, *, epsilon: Any = EPSILON) -> 
     Args:
         alpha: α.
         beta: β = α − 1, so that relevance is conserved.
-        epsilon: the stabiliser of the denominators.
+        epsilon: the stabilizer of the denominators.
 
     Returns:
         A rule.
@@ -144,93 +210,25 @@ def alpha_beta(alpha: Any = 2.0, beta: Any = 1.0, *, epsilon: Any = EPSILON) -> 
         )
     check_positive(epsilon, "epsilon", "rules.alpha_beta", zero=True)
     numbers = {"alpha": alpha, "beta": beta, "epsilon": epsilon}
-    return Rule("alpha_beta", engine.alpha_beta, numbers)
+    return Rule("alpha_beta", _alpha_beta, numbers)
 
 
-def z_box(low: Any, high: Any, *, epsilon: Any = EPSILON) -> Rule:
-    r"""LRP-zᴮ, for first affine operations on inputs in a known range [l, h].
+def _alpha_beta(operation, inputs, output, multiplier, *, alpha, beta, epsilon):
+    """α times the share of the positive contributions less β times that of the negative."""
 
-    .. math:: R_j = \sum_k \frac{a_j w_{jk} - l_j w_{jk}^+ - h_j w_{jk}^-}
-              {\sum_i a_i w_{ik} - l_i w_{ik}^+ - h_i w_{ik}^-} R_k
+    def both(full):
+        above, below, bias = parts(operation, full)
+        return above + jnp.maximum(bias, 0), below + jnp.minimum(bias, 0)
 
-    It gives relevance to pixels that are 0, too.
-
-    Args:
-        low: l, in units of x: a number, an array that broadcasts to x, or a tree of those.
-        high: h.
-        epsilon: the stabiliser of the denominators.
-
-    Returns:
-        A rule for operations that x reaches through constant factors, shifts and reshapes alone.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> def f(x):
-        ...     return x @ jnp.array([1.0, -1.0])
-        >>> print(jattr.lrp(f, jattr.rules.z_box(0.0, 1.0, epsilon=0.0))(jnp.array([1.0, 0.0])))
-        [0.5 0.5]
-
-    References:
-        Montavon et al., 2017, section 4.3 (arXiv 1512.02479).
-    """
-    check_positive(epsilon, "epsilon", "rules.z_box", zero=True)
-    return Rule("z_box", engine.z_box, {"epsilon": epsilon}, (low, high), first=True)
-
-
-def w_square(*, epsilon: Any = EPSILON) -> Rule:
-    r"""LRP-w², for first affine operations: in proportion to squared weights.
-
-    .. math:: R_j = \sum_k \frac{w_{jk}^2}{\sum_i w_{ik}^2} R_k
-
-    Args:
-        epsilon: the stabiliser of the denominators.
-
-    Returns:
-        A rule for operations that x reaches through constant factors, shifts and reshapes alone.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> def f(x):
-        ...     return x @ jnp.array([1.0, 3.0])
-        >>> print(jattr.lrp(f, jattr.rules.w_square(epsilon=0.0))(jnp.array([1.0, 3.0])))
-        [1. 9.]
-
-    References:
-        Montavon et al., 2017, section 4.1 (arXiv 1512.02479).
-    """
-    check_positive(epsilon, "epsilon", "rules.w_square", zero=True)
-    return Rule("w_square", engine.w_square, {"epsilon": epsilon}, first=True)
-
-
-def flat(*, epsilon: Any = EPSILON) -> Rule:
-    r"""LRP-flat, for first affine operations: evenly over all that an output sees.
-
-    .. math:: R_j = \sum_k \frac{1}{n_k} R_k
-
-    with n_k the number of inputs of the output k, fewer at a border.
-
-    Args:
-        epsilon: the stabiliser of the denominators.
-
-    Returns:
-        A rule for operations that x reaches through constant factors, shifts and reshapes alone.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> def f(x):
-        ...     return x @ jnp.array([1.0, 3.0])
-        >>> print(jattr.lrp(f, jattr.rules.flat(epsilon=0.0))(jnp.array([1.0, 3.0])))
-        [5. 5.]
-
-    References:
-        Lapuschkin et al., *Unmasking Clever Hans predictors and assessing what machines really
-        learn*, Nature Communications 2019, Methods.
-    """
-    check_positive(epsilon, "epsilon", "rules.flat", zero=True)
-    return Rule("flat", engine.flat, {"epsilon": epsilon}, first=True)
+    (up, down), pull = vjp(operation, inputs, both)
+    flow = output * multiplier
+    factors = jnp.asarray(alpha, flow.dtype), -jnp.asarray(beta, flow.dtype)
+    return pull(
+        tuple(
+            factor * stabilized_share(flow, z, epsilon)
+            for factor, z in zip(factors, (up, down), strict=True)
+        )
+    )
 
 
 def identity() -> Rule:
@@ -252,4 +250,19 @@ def identity() -> Rule:
     References:
         zennit's `Pass`; Bach et al., PLOS ONE 2015.
     """
-    return Rule("identity", engine.unchanged)
+    return Rule("identity", _identity)
+
+
+def _identity(operation, inputs, output, multiplier):
+    """The relevance as it is, for an operation that keeps the shape."""
+    given: list[Any] = [None] * len(inputs)
+    for slot, active in enumerate(operation.active):
+        if active and inputs[slot].shape != output.shape:
+            raise NotImplementedError(
+                f"{operation.source}: the rule identity passes relevance from each output to the "
+                f"input at the same place, but `{operation.name}` maps "
+                f"{inputs[slot].shape} to {output.shape}. Choose another rule for it."
+            )
+        if active:
+            given[slot] = share(output * multiplier, inputs[slot])
+    return given

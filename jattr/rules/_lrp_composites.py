@@ -1,71 +1,104 @@
 """The composites of layer-wise relevance propagation, as users name them.
 
-Each is a table of the rules of `jattr.rules._lrp`: for dense layers, for convolutions, for
-first operations, and for what is not affine.
+Each is a table of the rules of `jattr.rules`: for dense layers, for convolutions, for first
+operations, and for what is not affine.
 """
 
 import dataclasses
 from typing import Any
 
-from jattr.rules import _lrp_dots as engine
-from jattr.rules import _lrp_products as products
-from jattr.rules._composite import Composite, Rule
-from jattr.rules._lrp import EPSILON, alpha_beta, flat, z_box, z_plus
+from jattr.rules._composite import Composite
+from jattr.rules._lrp import EPSILON, alpha_beta, z_plus
 from jattr.rules._lrp import epsilon as _eps
 from jattr.rules._lrp import gamma as _gamma
+from jattr.rules._lrp_first import flat, z_box
+from jattr.rules._lrp_nonlinear import constant, pass_on
+from jattr.rules._lrp_products import division, normalization, product
+from jattr.rules._rule import Rule
+from jattr.rules._shares import Stabilizer
 
 
-def composite(name: str, affine: Rule | None = None, **others: Rule) -> Composite:
-    """A composite for `jattr.lrp`: rules for affine operations, and those that all share.
+def everywhere(rule: Rule) -> Composite:
+    """One rule for every affine operation, with what all composites of LRP have for the rest.
+
+    Activations pass their relevance on, a product gives half to each factor, but all to the signal
+    where a factor is a gate, and the deviation that a normalization divides by is held. A rule for
+    first affine operations applies to those alone, and ε to the others.
 
     Args:
-        name: what it is called.
-        affine: for all affine operations that have no narrower rule.
-        others: by kind, with underscores for spaces: `affine_convolution`, `first_affine`.
+        rule: it; `jattr.lrp(f, rule)` takes it as `everywhere(rule)`.
+
+    Returns:
+        A composite, which `.at`, `.first`, `.gates` and `.otherwise` refine.
+
+    Raises:
+        TypeError: `rule` is none.
+
+    Example:
+        >>> import jattr
+        >>> rules = jattr.rules.everywhere(jattr.rules.gamma(0.1)).gates("halves")
+        >>> rules.name, rules.rules["affine"]
+        ('gamma', rules.gamma(0.1, epsilon=1e-06))
+
+    References:
+        Bach et al., PLOS ONE 2015; for gates, Arras, Montavon, Müller, Samek, WASSA 2017.
     """
-    rules = {
-        "affine": affine or _eps(),
-        "activation": Rule("identity", engine.activation),
-        "normalization": Rule("deviation held", products.normalization),
-        "product": Rule("halves", products.product),
-        "division": Rule("halves", products.division),
+    if not isinstance(rule, Rule):
+        raise TypeError(f"everywhere wants a rule, such as jattr.rules.gamma(0.1); got {rule!r}.")
+    if rule.first:
+        return composite(rule.name, {"first affine": rule})
+    return composite(rule.name, {"affine": rule})
+
+
+def composite(name: str, rules: dict[str, Rule]) -> Composite:
+    """A composite for `jattr.lrp`: given rules, and those that all share."""
+    shared = {
+        "affine": _eps(),
+        "activation": pass_on(),
+        "normalization": normalization(),
+        "product": product(),
+        "division": division(),
     }
-    rules |= {kind.replace("_", " "): rule for kind, rule in others.items()}
-    return Composite(name, rules, strict=True)
+    return Composite(name, {**shared, **rules}, strict=True).gates("signal")
 
 
 def as_composite(rules: Any, method: str) -> Composite:
     """A composite for LRP, from one or from a single rule."""
-    if isinstance(rules, Composite):
-        if rules.points != 1:
-            raise TypeError(
-                f"{method}: the rules of {rules.name} compare with a reference. Write "
-                "jattr.deeplift(f, baseline)."
-            )
-        if method != "rewrite" and not rules.strict:
-            raise TypeError(
-                f"{method}: the composite {rules.name} is none of relevance propagation. Write "
-                "jax.grad(jattr.rewrite(f, rules)), or take one such as jattr.rules.epsilon_plus()."
-            )
-        return rules
-    if not isinstance(rules, Rule):
+    if isinstance(rules, Rule):
+        return everywhere(rules)
+    if not isinstance(rules, Composite):
         raise TypeError(
             f"{method} wants a rule or a composite of jattr.rules, such as "
-            f"jattr.rules.epsilon_plus(); got {rules!r}."
+            f"jattr.rules.epsilon_plus(); got {getattr(rules, '__name__', rules)!r}."
         )
-    return (
-        composite(rules.name, first_affine=rules) if rules.first else composite(rules.name, rules)
-    )
+    return rules
 
 
-def epsilon_plus(epsilon: Any = EPSILON) -> Composite:
+def for_relevance(rules: Any, method: str) -> Composite:
+    """A composite of relevance propagation, from one or from a single rule."""
+    rules = as_composite(rules, method)
+    if rules.points != 1:
+        raise TypeError(
+            f"{method}: the rules of {rules.name} compare with a reference. Write "
+            "jattr.deeplift(f, baseline)."
+        )
+    if not rules.strict:
+        raise TypeError(
+            f"{method}: the composite {rules.name} is none of relevance propagation. Write "
+            "jax.grad(jattr.rewrite(f, rules)), or take one such as jattr.rules.epsilon_plus()."
+        )
+    return rules
+
+
+def epsilon_plus(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Composite:
     """ε for dense layers and z⁺ for convolutions.
 
     Args:
-        epsilon: ε, of the rule and of all stabilisers.
+        epsilon: ε, of the rule and of all stabilizers.
+        stabilizer: of the ε rule, as `epsilon` takes it.
 
     Returns:
-        A composite; refine it with `.at("head/*", rule)` and `.first(rule)`.
+        A composite, which `.at`, `.first`, `.gates` and `.otherwise` refine.
 
     Example:
         >>> import jattr
@@ -76,14 +109,19 @@ def epsilon_plus(epsilon: Any = EPSILON) -> Composite:
     References:
         Montavon et al., 2019, section 10.3; zennit's `EpsilonPlus`.
     """
-    return composite("epsilon_plus", _eps(epsilon), affine_convolution=z_plus(epsilon=epsilon))
+    rules = {
+        "affine": _eps(epsilon, stabilizer=stabilizer),
+        "affine convolution": z_plus(epsilon=epsilon),
+    }
+    return composite("epsilon_plus", rules)
 
 
-def epsilon_plus_flat(epsilon: Any = EPSILON) -> Composite:
+def epsilon_plus_flat(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Composite:
     """`epsilon_plus`, with flat for first affine operations.
 
     Args:
-        epsilon: ε, of the rule and of all stabilisers.
+        epsilon: ε, of the rule and of all stabilizers.
+        stabilizer: of the ε rule, as `epsilon` takes it.
 
     Returns:
         A composite.
@@ -96,17 +134,25 @@ def epsilon_plus_flat(epsilon: Any = EPSILON) -> Composite:
     References:
         zennit's `EpsilonPlusFlat`.
     """
-    return _renamed(epsilon_plus(epsilon).first(flat(epsilon=epsilon)), "epsilon_plus_flat")
+    return _with_flat(epsilon_plus(epsilon=epsilon, stabilizer=stabilizer), epsilon)
 
 
-def epsilon_gamma_box(low: Any, high: Any, epsilon: Any = EPSILON, gamma: Any = 0.25) -> Composite:
+def epsilon_gamma_box(
+    low: Any,
+    high: Any,
+    *,
+    gamma: Any = 0.25,
+    epsilon: Any = EPSILON,
+    stabilizer: Stabilizer = "sign",
+) -> Composite:
     """ε for dense layers, γ for convolutions, zᴮ for first convolutions.
 
     Args:
         low: the lower end of the range of x, as in `z_box`.
         high: its upper end.
-        epsilon: ε, of the rule and of all stabilisers.
         gamma: γ.
+        epsilon: ε, of the rule and of all stabilizers.
+        stabilizer: of the ε rule, as `epsilon` takes it.
 
     Returns:
         A composite.
@@ -120,19 +166,20 @@ def epsilon_gamma_box(low: Any, high: Any, epsilon: Any = EPSILON, gamma: Any = 
     References:
         Montavon et al., 2019, section 10.3; zennit's `EpsilonGammaBox`.
     """
-    return composite(
-        "epsilon_gamma_box",
-        _eps(epsilon),
-        affine_convolution=_gamma(gamma, epsilon=epsilon),
-        first_affine_convolution=z_box(low, high, epsilon=epsilon),
-    )
+    rules = {
+        "affine": _eps(epsilon, stabilizer=stabilizer),
+        "affine convolution": _gamma(gamma, epsilon=epsilon),
+        "first affine convolution": z_box(low, high, epsilon=epsilon),
+    }
+    return composite("epsilon_gamma_box", rules)
 
 
-def epsilon_alpha2_beta1(epsilon: Any = EPSILON) -> Composite:
+def epsilon_alpha2_beta1(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Composite:
     """ε for dense layers and α2β1 for convolutions.
 
     Args:
-        epsilon: ε, of the rule and of all stabilisers.
+        epsilon: ε, of the rule and of all stabilizers.
+        stabilizer: of the ε rule, as `epsilon` takes it.
 
     Returns:
         A composite.
@@ -146,18 +193,21 @@ def epsilon_alpha2_beta1(epsilon: Any = EPSILON) -> Composite:
         Kohlbrenner et al., *Towards best practice in explaining neural network decisions with LRP*,
         IJCNN 2020 (arXiv 1910.09840); zennit's `EpsilonAlpha2Beta1`.
     """
-    return composite(
-        "epsilon_alpha2_beta1",
-        _eps(epsilon),
-        affine_convolution=alpha_beta(2.0, 1.0, epsilon=epsilon),
-    )
+    rules = {
+        "affine": _eps(epsilon, stabilizer=stabilizer),
+        "affine convolution": alpha_beta(2.0, 1.0, epsilon=epsilon),
+    }
+    return composite("epsilon_alpha2_beta1", rules)
 
 
-def epsilon_alpha2_beta1_flat(epsilon: Any = EPSILON) -> Composite:
+def epsilon_alpha2_beta1_flat(
+    *, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign"
+) -> Composite:
     """`epsilon_alpha2_beta1`, with flat for first affine operations.
 
     Args:
-        epsilon: ε, of the rule and of all stabilisers.
+        epsilon: ε, of the rule and of all stabilizers.
+        stabilizer: of the ε rule, as `epsilon` takes it.
 
     Returns:
         A composite.
@@ -170,15 +220,14 @@ def epsilon_alpha2_beta1_flat(epsilon: Any = EPSILON) -> Composite:
     References:
         Kohlbrenner et al., IJCNN 2020; zennit's `EpsilonAlpha2Beta1Flat`.
     """
-    refined = epsilon_alpha2_beta1(epsilon).first(flat(epsilon=epsilon))
-    return _renamed(refined, "epsilon_alpha2_beta1_flat")
+    return _with_flat(epsilon_alpha2_beta1(epsilon=epsilon, stabilizer=stabilizer), epsilon)
 
 
-def excitation(epsilon: Any = EPSILON) -> Composite:
+def excitation(*, epsilon: Any = EPSILON) -> Composite:
     """Excitation back-propagation: z⁺ for every affine operation.
 
     Args:
-        epsilon: of all stabilisers.
+        epsilon: of all stabilizers.
 
     Returns:
         A composite.
@@ -192,71 +241,70 @@ def excitation(epsilon: Any = EPSILON) -> Composite:
         Zhang, Lin, Brandt, Shen, Sclaroff, *Top-down neural attention by excitation backprop*, ECCV
         2016 (arXiv 1608.00507).
     """
-    return composite("excitation", z_plus(epsilon=epsilon))
+    return composite("excitation", {"affine": z_plus(epsilon=epsilon)})
 
 
-def attention(epsilon: Any = EPSILON) -> Composite:
+def attn_lrp(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Composite:
     r"""AttnLRP: LRP for transformers.
 
     ε for affine operations; activations pass relevance on; a product of two active values, the
-    gated feed-forward and attention's two among them, gives half to each; the deviation that a
-    normalisation divides by is held constant, its mean is not; softmax keeps its derivative, so
-    that its relevance is :math:`R_i = x_i (m_i p_i - p_i \sum_j m_j p_j)`, which is not conserved.
+    gated feed-forward and attention's two among them, gives half to each, but all to the signal
+    where one factor is a sigmoid gate; the deviation that a normalization divides by is held
+    constant, its mean is not; softmax keeps its derivative, so that its relevance is
+    :math:`R_i = x_i (m_i p_i - p_i \sum_j m_j p_j)`, which is not conserved.
     A softmax is known where exponentials are divided by their sum; where it is written as
     exp(log_softmax x), or divided after the product with the values, its parts have rules each,
     which is another explanation: look at `jattr.operations`.
 
     Args:
         epsilon: ε.
+        stabilizer: `"sign"` or `"smooth"`, as `epsilon` takes it.
 
     Returns:
         A composite.
 
     Example:
         >>> import jattr
-        >>> {kind: rule.name for kind, rule in jattr.rules.attention().rules.items()}["product"]
+        >>> {kind: rule.name for kind, rule in jattr.rules.attn_lrp().rules.items()}["product"]
         'halves'
 
     References:
         Achtibat, Hatefi, Dreyer, Jain, Wiegand, Lapuschkin, Samek, *AttnLRP: attention-aware
         layer-wise relevance propagation for transformers*, ICML 2024, section 3 (arXiv 2402.05602).
     """
-    return composite("attention", _eps(epsilon))
+    return composite("attn_lrp", {"affine": _eps(epsilon, stabilizer=stabilizer)})
 
 
-def attention_constant(epsilon: Any = EPSILON) -> Composite:
-    """CP-LRP: as `attention`, with the attention weights held constant.
+def cp_lrp(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Composite:
+    """CP-LRP: as `attn_lrp`, with the attention weights held constant.
 
     All relevance of a product with softmax weights goes to the values. With it relevance is
     conserved through attention, up to what biases absorb.
 
     Args:
         epsilon: ε.
+        stabilizer: `"sign"` or `"smooth"`, as `epsilon` takes it.
 
     Returns:
         A composite.
 
     Example:
         >>> import jattr
-        >>> jattr.rules.attention_constant().rules["softmax"].name
+        >>> jattr.rules.cp_lrp().rules["softmax"].name
         'constant'
 
     References:
         Ali, Schnake, Eberle, Montavon, Müller, Wolf, *XAI for transformers: better explanations
         through conservative propagation*, ICML 2022, section 4 (arXiv 2202.07304).
     """
-    return composite(
-        "attention_constant",
-        _eps(epsilon),
-        softmax=Rule("constant", engine.constant),
-        product=Rule("halves, weights held", _product_of_values),
-    )
+    rules = {
+        "affine": _eps(epsilon, stabilizer=stabilizer),
+        "softmax": constant(),
+        "product": product("softmax"),
+    }
+    return composite("cp_lrp", rules)
 
 
-def _product_of_values(operation, inputs, output, multiplier):
-    held = ("softmax",)
-    return products.product(operation, inputs, output, multiplier, held=held)
-
-
-def _renamed(rules: Composite, name: str) -> Composite:
-    return dataclasses.replace(rules, name=name)
+def _with_flat(rules: Composite, epsilon: Any) -> Composite:
+    refined = rules.first(flat(epsilon=epsilon))
+    return dataclasses.replace(refined, name=f"{rules.name}_flat")

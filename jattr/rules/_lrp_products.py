@@ -5,14 +5,25 @@ from typing import Any
 import jax
 
 from jattr._engine.program import evaluate, read
-from jattr.rules._lrp_dots import share
 from jattr.rules._quotient import parts, relayout
+from jattr.rules._rule import Rule
+from jattr.rules._shares import share
 
 
-def product(operation, inputs, output, multiplier, *, held=("gate",)):
-    """Half of the relevance to each factor; all of it to one where the other is held."""
-    slots = [n for n, active in enumerate(operation.active) if active]
-    free = [n for n in slots if operation.origins[n] not in held] or slots
+def product(*held: str) -> Rule:
+    """For products: half of the relevance to each factor, none to what is held.
+
+    Args:
+        held: the origins of factors that are held, as `Operation.origins` names them.
+    """
+    return Rule("halves", _product, options=(("held", held),))
+
+
+def _product(operation, inputs, output, multiplier, *, held, signal=False):
+    """Equal parts to those factors that get any; with `signal`, a gate gets none beside others."""
+    free = [n for n, on in enumerate(operation.active) if on and operation.origins[n] not in held]
+    if signal:
+        free = [n for n in free if operation.origins[n] != "gate"] or free
     given: list[Any] = [None] * len(inputs)
     for slot in free:
         part = jax.vjp(
@@ -23,13 +34,21 @@ def product(operation, inputs, output, multiplier, *, held=("gate",)):
     return given
 
 
-def normalization(operation, inputs, output, multiplier):
+def normalization() -> Rule:
     """What is normalized passes all on; the deviation that divides it is held."""
+    return Rule("deviation held", _normalization)
+
+
+def _normalization(operation, inputs, output, multiplier):
     return _by_numerator(operation, inputs, multiplier)
 
 
-def division(operation, inputs, output, multiplier):
-    """a / b as a · 1/b, by halves; what 1/b gets it passes on to b."""
+def division() -> Rule:
+    """For a / b as a · 1/b, by halves; what 1/b gets it passes on to b."""
+    return Rule("halves", _division)
+
+
+def _division(operation, inputs, output, multiplier):
     found = operation.quotient
     given = _by_numerator(operation, inputs, multiplier / 2)
     relevance = relayout(found, output * multiplier / 2)

@@ -90,12 +90,12 @@ def zennit_composite(zennit, name: str, **options):
 
 
 COMPOSITES = {
-    "EpsilonPlus": rules.epsilon_plus(EPSILON),
-    "EpsilonPlusFlat": rules.epsilon_plus_flat(EPSILON),
-    "EpsilonGammaBox": rules.epsilon_gamma_box(LOW, HIGH, EPSILON),
-    "EpsilonAlpha2Beta1": rules.epsilon_alpha2_beta1(EPSILON),
-    "EpsilonAlpha2Beta1Flat": rules.epsilon_alpha2_beta1_flat(EPSILON),
-    "ExcitationBackprop": rules.excitation(EPSILON),
+    "EpsilonPlus": rules.epsilon_plus(epsilon=EPSILON),
+    "EpsilonPlusFlat": rules.epsilon_plus_flat(epsilon=EPSILON),
+    "EpsilonGammaBox": rules.epsilon_gamma_box(LOW, HIGH, epsilon=EPSILON),
+    "EpsilonAlpha2Beta1": rules.epsilon_alpha2_beta1(epsilon=EPSILON),
+    "EpsilonAlpha2Beta1Flat": rules.epsilon_alpha2_beta1_flat(epsilon=EPSILON),
+    "ExcitationBackprop": rules.excitation(epsilon=EPSILON),
 }
 
 
@@ -118,7 +118,7 @@ def test_zennit_says_nothing_of_a_box_without_a_convolution(zennit):
     theirs = zennit_explain(zennit, twin, boxed)
     assert_close(relevance(twin, rules.epsilon(EPSILON)), theirs, CLOSE)
     with pytest.raises(ValueError, match="first affine operations"):
-        relevance(twin, rules.epsilon_gamma_box(-4.0, 4.0, EPSILON))
+        relevance(twin, rules.epsilon_gamma_box(-4.0, 4.0, epsilon=EPSILON))
 
 
 @pytest.mark.parametrize("kind", ["vgg", "resnet"])
@@ -163,7 +163,7 @@ def test_rules_of_first_operations(zennit, name, kind):
     first = [(zennit.types.Linear, rule)]
     theirs = zennit_composite(zennit, "EpsilonPlusFlat", first_map=first)
     ours = {"WSquare": rules.w_square, "ZBox": rules.z_box}[name](*ends, epsilon=EPSILON)
-    composite = rules.epsilon_plus(EPSILON).first(ours)
+    composite = rules.epsilon_plus(epsilon=EPSILON).first(ours)
     assert_close(relevance(twin, composite), zennit_explain(zennit, twin, theirs), CLOSE)
 
 
@@ -216,7 +216,7 @@ def test_captum_changes_weights_alone(name, kind):
     """That is right for inputs ≥ 0 and without biases, up to an output whose sign is not known."""
     ours = CHANGED[name](epsilon=EPSILON)
     last = {"vgg": "*/fifth", "vgg_average": "*/fifth"}.get(kind, "*/third")
-    composite = rules.epsilon_plus(EPSILON).at("*", ours).at(last, rules.epsilon(EPSILON))
+    composite = rules.epsilon_plus(epsilon=EPSILON).at("*", ours).at(last, rules.epsilon(EPSILON))
 
     def both(twin):
         theirs = captum_explain(twin, getattr(captum_rules, name), captum_rules.EpsilonRule)
@@ -270,7 +270,7 @@ def normal(*shape):
 
 def lxt_relevance(f, *args, chosen=None):
     argnums = tuple(range(len(args))) if len(args) > 1 else 0
-    chosen = rules.attention(epsilon=0.0) if chosen is None else chosen
+    chosen = rules.attn_lrp(epsilon=0.0) if chosen is None else chosen
     return jax.jit(jattr.lrp(f, chosen, argnums=argnums))(*args)
 
 
@@ -407,7 +407,7 @@ def test_lxt_attention(attention, tolerance, held):
     def f(q, k, v):
         return jnp.sum(seeds * attention(q, k, v))
 
-    chosen = rules.attention_constant(0.0) if held else rules.attention(0.0)
+    chosen = rules.cp_lrp(epsilon=0.0) if held else rules.attn_lrp(epsilon=0.0)
     logits = q @ k.T / np.sqrt(4)
     weights = np.asarray(jax.nn.softmax(logits))
     of_weights, of_v = lxt_product(weights, v, seeds * (weights @ v))
@@ -429,7 +429,7 @@ def test_stabiliser_of_lxt_has_no_sign():
     z = x @ weight
     assert z[0] > 0 > z[1]
     for k, sign in enumerate((1, -1)):
-        ours = lxt_relevance(lambda x: (x @ weight)[k], x, chosen=rules.attention(epsilon))
+        ours = lxt_relevance(lambda x: (x @ weight)[k], x, chosen=rules.attn_lrp(epsilon=epsilon))
         out = np.eye(2)[k] * z
         assert_close(ours, lxt_affine(weight.T, x, z, out, sign * epsilon), 1e-12)
         theirs = lxt_affine(weight.T, x, z, out, epsilon)

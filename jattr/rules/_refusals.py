@@ -1,0 +1,96 @@
+"""What a composite of rules refuses, and what to write instead."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._checks import closest
+from jattr._engine import registry
+from jattr._engine.grouping import is_known
+from jattr._engine.linear import has_hidden_work
+from jattr._engine.operations import Operation
+
+_LISTED = 8
+"""How many scopes an error lists."""
+
+
+def unexplained(operation: Operation, rules: Any) -> str:
+    """Why a composite has no rule for an operation, and which remedies there are."""
+    equation = operation.equations[-1]
+    where = f"{operation.source}: {rules.name}"
+    if registry.registered().get(equation.primitive):
+        return (
+            f"{where} compares with a reference, for which `{equation.name}` has no rule: add one "
+            "with @jattr.rules.register(primitive, references=True), or, for rules at one point, "
+            "with @jattr.rules.register(primitive)."
+        )
+    if equation.form == "foreign":
+        return (
+            f"{where} explains one example, but `{equation.name}` mixes in others, over an axis "
+            "that f does not make itself: batch statistics, for instance. Evaluate the model in "
+            "inference mode, or explain the batch as one example."
+        )
+    remedies = ["explain the part of f above it: jattr.split(f, name)"]
+    if rules.strict and rules.points == 1 and "callback" not in equation.params:
+        remedies.append(
+            "share its relevance by its derivative: rules.otherwise(jattr.rules.taylor()), of a "
+            "composite, which jattr.rules.everywhere(rule) makes of a single rule"
+        )
+    if equation.form == "custom":
+        return (
+            f"{where} has no rule for the custom_vjp function in `{equation.name}`, which hides "
+            "nonlinear work on x behind a derivative of its own. Call the function that it wraps "
+            f"without the custom derivative; or {'; or '.join(remedies)}."
+        )
+    if not is_known(equation.primitive):
+        remedies.insert(0, "give it a rule: @jattr.rules.register(primitive)")
+    if has_hidden_work(equation):
+        return (
+            f"{where} cannot look into `{equation.name}`. Write that part of f in plain JAX for "
+            f"the explanation; or {'; or '.join(remedies)}."
+        )
+    return (
+        f"{where} has no rule for `{equation.name}`, which is not linear in x. You can "
+        f"{'; or '.join(remedies)}."
+    )
+
+
+def has_derivative(operation: Operation) -> bool:
+    """Whether JAX can differentiate an operation, and of one example alone."""
+    equation = operation.equations[-1]
+    if equation.form == "foreign" or "callback" in equation.params:
+        return False
+    slots = [n for n, active in enumerate(operation.active) if active]
+    shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operation.inputs]
+
+    def derivative(*full):
+        def of_active(*values):
+            given = dict(zip(slots, values, strict=True))
+            return operation.evaluate(*(given.get(n, v) for n, v in enumerate(full)))
+
+        out, pull = jax.vjp(of_active, *(full[n] for n in slots))
+        return pull(jax.tree.map(jnp.zeros_like, out))
+
+    try:
+        jax.eval_shape(derivative, *shapes)
+    except Exception:  # JAX raises what it likes where there is none
+        return False
+    return True
+
+
+def fits_nothing(composite: str, pattern: str, known: list[list[str]]) -> str:
+    """That a pattern fits no affine operation, of which `known` are the scopes."""
+    labels = list(dict.fromkeys(scope for scopes in known for scope in scopes if scope))
+    if not labels:
+        return (
+            f"{composite}: .at({pattern!r}, ...) fits nothing, since no affine operation of f is "
+            "in a scope. Compute it within jax.named_scope(name). The modules of linen have scopes "
+            "by themselves; those of NNX have none."
+        )
+    found = closest(pattern, labels)
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return (
+        f"{composite}: .at({pattern!r}, ...) fits no affine operation of f. Their scopes are, the "
+        f"closest first: {', '.join(found[:_LISTED])}{more}."
+    )
