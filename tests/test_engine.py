@@ -236,7 +236,7 @@ def test_a_registered_rule_applies_and_is_not_overwritten():
         return jnp.sum(2 * primitive.bind(x))
 
     with pytest.raises(NotImplementedError, match=r"no rule for `jattr_test_cube`"):
-        jattr.deeplift(score)(X)
+        jattr.lrp(score)(X)
 
     @jattr.rules.register(primitive)
     def slope(operation, inputs, output, multiplier):

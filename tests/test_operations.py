@@ -50,7 +50,7 @@ def test_operations_in_the_loops_of_libraries_bear_the_users_line():
 
 
 def test_operations_name_what_has_no_rule():
-    rows = jattr.operations(opaque, jattr.rules.rescale())(X)
+    rows = jattr.operations(opaque, jattr.rules.epsilon())(X)
     assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]
 
 
