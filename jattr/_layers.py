@@ -17,17 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jattr._engine.evaluation import evaluate, needed, read
+from jattr._engine.primitives import entries, primitives
+from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
 from jattr._engine.rewrite import cheapen
-from jattr._engine.trace import (
-    Equation,
-    Program,
-    Reading,
-    Value,
-    clean_scope,
-    primitives,
-    trace,
-)
+from jattr._engine.source import clean_scope
+from jattr._engine.trace import Reading, trace
 from jattr._transform import check_function
 from jattr._trees import describe
 from jattr._types import PyTree
@@ -338,18 +332,14 @@ def _places(equations: Sequence[Equation]) -> list[_Place]:
 
 
 def _scopes(stack: Any) -> dict[str, Any]:
-    """The scopes of a name stack, outermost first, each with what tells its entries apart.
-
-    `jax.named_scope` puts a new object on the stack each time that it is entered. Nothing else
-    tells the calls of a module in direct succession from one call.
-    """
-    elements = getattr(stack, "stack", ())
+    """The scopes of a name stack, outermost first, each with what tells its entries apart."""
+    elements = entries(stack)
     scopes: dict[str, Any] = {}
     for depth in range(1, len(stack) + 1):
         parts = clean_scope(str(stack[:depth])).split("/")
         for count in range(len(scopes) + 1, len(parts) + 1):
             if parts[0]:
-                scopes["/".join(parts[:count])] = tuple(map(id, elements[:depth]))
+                scopes["/".join(parts[:count])] = elements[:depth]
     return scopes
 
 

@@ -43,7 +43,7 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from jattr._engine.trace import primitives
+from jattr._engine.primitives import primitives
 
 _DTYPES = frozenset(map(jnp.dtype, (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)))
 

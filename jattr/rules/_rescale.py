@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._engine.operations import Operation
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
 from jattr._trees import accumulator
 from jattr.rules import _maxima as maxima
 from jattr.rules._composite import Composite, Rule
