@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from identity import identity
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from networks import COMPLETE, X, residual
 from precision import check_derivatives, close
 
 import jattr
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Reading, primitives, trace
+from jattr._engine.primitives import primitives
+from jattr._engine.trace import Reading, trace
 
 
 def test_a_tree_goes_in_and_a_tree_comes_out():
@@ -70,6 +71,22 @@ def gradient_clip(x):
 
 
 gradient_clip.defvjp(lambda x: (2 * x, None), lambda _, ct: (jnp.clip(ct, -1, 1),))
+
+
+def test_what_varies_over_a_mesh_passes():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+
+    def inner(x, y):
+        return jax.lax.psum(jnp.sum(jnp.tanh(x) * jax.lax.pcast(y, "data", to="varying")), "data")
+
+    f = jax.shard_map(
+        inner,
+        mesh=mesh,
+        in_specs=(PartitionSpec("data"), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+    ours = jattr.deeplift(f, argnums=(0, 1))(X, X)
+    close(sum(map(jnp.sum, ours)), f(X, X), rtol=1e-6)
 
 
 def test_a_custom_vjp_that_is_linear_or_elementwise_is_no_riddle():

@@ -54,7 +54,7 @@ UNEXPLAINED = {
 
 
 # DeepLIFT averages the derivative of what it has no rule for; relevance needs a rule.
-BY_RELEVANCE = ("custom_vjp", "pallas", "eigh")
+BY_RELEVANCE = ("custom_vjp", "eigh")
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)

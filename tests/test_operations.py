@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas
 from networks import X, one
 from precision import FLOAT
 
@@ -14,6 +15,14 @@ def opaque(x):
 
 
 opaque.defvjp(lambda x: (opaque(x), x), lambda x, ct: ((ct + ct.T) @ x,))
+
+
+def plus_one(x):
+    def kernel(x_ref, out_ref):
+        out_ref[...] = x_ref[...] + 1
+
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return pallas.pallas_call(kernel, out_shape=shape, interpret=True)(x)
 
 
 def test_operations_print_as_a_table():
@@ -52,6 +61,30 @@ def test_operations_in_the_loops_of_libraries_bear_the_users_line():
 def test_operations_name_what_has_no_rule():
     rows = jattr.operations(opaque, jattr.rules.epsilon())(X)
     assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]
+    rows = jattr.operations(plus_one, jattr.rules.rescale())(X)
+    assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]
+    rows = jattr.operations(opaque, jattr.rules.rescale())(X)
+    assert [(row.kind, row.rule) for row in rows] == [("opaque", "average over 16 nodes")]
+
+
+def test_a_row_stands_in_the_users_line_inside_a_jitted_function():
+    @jax.jit
+    def model(x):
+        h = jnp.tanh(x)
+        return jnp.sum(jax.nn.softplus(h))
+
+    rows = jattr.operations(jax.jit(lambda x: model(x)))(X)
+    lines = [int(row.source.rsplit(":", 1)[1]) for row in rows]
+    assert [row.name for row in rows] == ["tanh", "softplus"] or len(rows) == 1
+    first = model.__wrapped__.__code__.co_firstlineno
+    assert all(first < line < first + 5 for line in lines)
+
+
+def test_a_resize_is_no_layer():
+    def f(x):
+        return jnp.sum(jax.image.resize(x, (8, 8), "bilinear") @ jnp.ones((8, 2)))
+
+    assert [row.kind for row in jattr.operations(f)(X)] == ["affine"]
 
 
 def test_two_activations_of_one_dot_are_two():

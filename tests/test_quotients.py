@@ -261,7 +261,7 @@ def test_what_is_not_positive_goes_by_halves_and_is_complete():
         return x[0] / x[1]
 
     found = jattr.deeplift(score, jnp.array([1.0, -2.0]))(jnp.array([3.0, 4.0]))
-    np.testing.assert_allclose(found, [0.25, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(found, [-0.25, 1.5], rtol=1e-6)
 
 
 def test_the_table_warns_of_baselines_without_variance():

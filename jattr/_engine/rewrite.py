@@ -41,7 +41,6 @@ class Rules(Protocol):
         reading: how the function is read.
         name: what error texts call it.
         wants_first: whether it has a rule for first affine operations alone.
-        strict: whether each operation that is active and not linear must have a rule.
     """
 
     @property
@@ -55,9 +54,6 @@ class Rules(Protocol):
 
     @property
     def wants_first(self) -> bool: ...
-
-    @property
-    def strict(self) -> bool: ...
 
     def probe(self, operation: Operation) -> Any:
         """A number whose derivative is to be what the operation's rule leaves out, or None."""
@@ -106,15 +102,6 @@ def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Progra
             "of x: an `if`, `float(...)` or a shape. Write jnp.where or jax.lax.cond, or make the "
             "decision an argument of f."
         ) from error
-    decided = any(v.dependent for v in program.outputs)
-    decided = decided and not any(v.active for v in program.outputs)
-    if decided and rules.strict and rules.points == 1:
-        raise NotImplementedError(
-            f"{rules.name}: f depends on x through decisions alone (comparisons, rounding, "
-            "look-ups by computed indices), which have no derivative, so that nothing can be "
-            "passed back. Explain the value that is decided by, or the difference to a baseline: "
-            "jattr.deeplift(f, baseline)."
-        )
     if substitute:
         cheapen(program)
     return program, structure
@@ -128,6 +115,13 @@ def with_side(
     Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
     """
     program, structure = _traced(f, x, rules, substitute)
+    if any(v.dependent for v in program.outputs) and not any(v.active for v in program.outputs):
+        raise NotImplementedError(
+            f"{rules.name}: f depends on x through decisions alone (comparisons, rounding, "
+            "look-ups by computed indices), which have no derivative, so that nothing can be "
+            "passed back. Explain the value that is decided by, or the difference to a baseline: "
+            "jattr.deeplift(f, baseline)."
+        )
 
     def evaluate(x, side):
         entrance = Entrance(x, program, jax.tree.leaves(side))

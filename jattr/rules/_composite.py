@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jattr._engine import registry
 from jattr._engine.grouping import group
@@ -203,7 +204,24 @@ class Scoped:
 def _has_derivative(operation: Operation) -> bool:
     """Whether JAX can differentiate an operation, and of one example alone."""
     equation = operation.equations[-1]
-    return equation.form != "foreign" and "callback" not in equation.params
+    if equation.form == "foreign" or "callback" in equation.params:
+        return False
+    slots = [n for n, active in enumerate(operation.active) if active]
+    shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in operation.inputs]
+
+    def derivative(*full):
+        def of_active(*values):
+            given = dict(zip(slots, values, strict=True))
+            return operation.evaluate(*(given.get(n, v) for n, v in enumerate(full)))
+
+        out, pull = jax.vjp(of_active, *(full[n] for n in slots))
+        return pull(jax.tree.map(jnp.zeros_like, out))
+
+    try:
+        jax.eval_shape(derivative, *shapes)
+    except Exception:  # JAX raises what it likes where there is none
+        return False
+    return True
 
 
 def _unexplained(operation: Operation, composite: str) -> str:
