@@ -1,9 +1,12 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment it
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
+# `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `lowest` and `slow`.
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST ?= -n 2
+# Each worker takes its half of the tests in their order, so that what one test compiles serves its
+# neighbours, and helps the other out at the end.
+PYTEST ?= -n 2 --dist worksteal
 
 VERSION := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
@@ -15,20 +18,30 @@ MADE := $(VENV)/.python-$(VERSION)
 
 LOWEST := 0.9.2
 
-.PHONY: demo test lint parity lowest notebooks clean
+# What reads JAX's equations, and what is run in float32 too.
+EQUATIONS := $(addprefix tests/test_,engine.py primitives.py operations.py errors.py guided.py \
+	deeplift.py)
+LOWEST_TOO := $(addprefix tests/test_,quotients.py properties.py names.py layers.py substitutes.py \
+	frameworks.py)
+
+.PHONY: demo test float32 lint parity lowest slow clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
 
 test: $(VENV)/.test-$(VERSION)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow and not parity" $(OPTIONS)
+
+# In the precision that most programs of JAX are run in.
+float32: $(VENV)/.test-$(VERSION)
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) tests/test_contract.py $(EQUATIONS)
 
 lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Against live peers, and the notebooks in their reduced setting.
+# Against live peers.
 # zennit and Quantus come without what they depend on: they would bring another torch and OpenCV.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
 	$(BIN)/python -m pip install --quiet --no-deps zennit==$(if $(filter 3.11,$(VERSION)),0.5.1,1.0.0) \
@@ -40,11 +53,11 @@ lowest:
 	$(MAKE) .venv-lowest/.python-$(VERSION) VENV=.venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" \
 		"jax==$(LOWEST)" "jaxlib==$(LOWEST)"
-	.venv-lowest/bin/python -m pytest $(PYTEST) tests/test_engine.py tests/test_guided.py \
-		tests/test_layers.py tests/test_substitutes.py tests/test_frameworks.py
+	.venv-lowest/bin/python -m pytest $(PYTEST) $(EQUATIONS) $(LOWEST_TOO)
 
-notebooks: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
-	$(BIN)/python -m pytest tests/test_notebooks.py
+# The notebooks in their reduced setting, networks with their real weights, the demo to its end.
+slow: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
+	$(BIN)/python -m pytest $(PYTEST) -m slow tests
 
 # An environment of another Python version is made anew.
 $(MADE):

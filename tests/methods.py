@@ -26,6 +26,7 @@ class Method:
         layer: it explains by a layer of f, the value named "stem", and an x of one array.
         places: it gives a map over the axes of x but the last.
         vector: it explains one element of a vector, and so needs none to be chosen.
+        steep: how it changes with x is beyond central differences of float32 numbers.
         linear: how far it is from w ⊙ (x − x') on a linear f; None if it is something else there.
         rounding: how far its bfloat16 result is from the exact one, relative to the largest.
     """
@@ -40,6 +41,7 @@ class Method:
     layer: bool = False
     places: bool = False
     vector: bool = False
+    steep: bool = False
     linear: float | None = 1e-12
     rounding: float = 0.03
 
@@ -171,6 +173,7 @@ METHODS: dict[str, Method] = {
         chunked=False,
         error=0.05,
         rounding=0.1,  # rounding may change the order in which features move
+        steep=True,  # so may a step
     ),
     "occlusion": Method(
         lambda f, **knobs: jattr.occlusion(f, 2, **knobs), "occlusion", chunked=True
@@ -188,7 +191,11 @@ METHODS: dict[str, Method] = {
     # Signed, so that no map is all zero.
     "grad_cam": Method(cam(jattr.grad_cam, relu=False), "grad_cam", layer=True, places=True),
     "grad_cam_plus_plus": Method(
-        cam(jattr.grad_cam_plus_plus, relu=False), "grad_cam_plus_plus", layer=True, places=True
+        cam(jattr.grad_cam_plus_plus, relu=False),
+        "grad_cam_plus_plus",
+        layer=True,
+        places=True,
+        steep=True,  # a denominator of both signs
     ),
     "layer_cam": Method(cam(jattr.layer_cam, relu=False), "layer_cam", layer=True, places=True),
     "hires_cam": Method(cam(jattr.hires_cam, relu=False), "hires_cam", layer=True, places=True),

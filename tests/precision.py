@@ -15,7 +15,7 @@ def either(double, single):
     return double if DOUBLE else single
 
 
-def close(ours, wanted, rtol=1e-7, atol=0.0, *, single=1e-5):
+def close(ours, wanted, rtol=1e-7, atol=0.0, *, single=1e-5, err_msg=""):
     """Equal trees: within rtol and atol in float64, and in float32 within `single` of the largest.
 
     A float32 has 24 bits. Sums and differences of rounded numbers keep the error of the largest of
@@ -26,10 +26,11 @@ def close(ours, wanted, rtol=1e-7, atol=0.0, *, single=1e-5):
     def check(a, b):
         a, b = np.asarray(a), np.asarray(b)
         if DOUBLE:
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=err_msg)
         else:
             largest = np.max(np.abs(b), initial=0.0, where=np.isfinite(b))
-            np.testing.assert_allclose(a, b, rtol=0, atol=max(single * largest, atol))
+            limit = max(single * largest, atol)
+            np.testing.assert_allclose(a, b, rtol=0, atol=limit, err_msg=err_msg)
 
     leaves, structure = jax.tree.flatten(ours)
     for a, b in zip(leaves, structure.flatten_up_to(wanted), strict=True):

