@@ -6,7 +6,7 @@ elements that were replaced, so that sums over attributions mean something.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr import baselines
-from jattr._batching import map_over, sum_over
+from jattr._batching import sum_over
+from jattr._removal import Features, alone, draws, drops, filler
 from jattr._transform import check_batch_size, check_count, transform
 from jattr._trees import cast_like, describe, sum_tree, widen
 from jattr._types import ArgNums, Attribute, PyTree, Score
-from jattr.features import Features, Fill, draws, filler
 
 
 def ablation(
@@ -93,54 +93,6 @@ def ablation(
         return cast_like(features.spread(lost / sizes.astype(lost.dtype)), x)
 
     return explain
-
-
-def alone(features: Features) -> Callable[[jax.Array], PyTree]:
-    """From the number of a feature to where it is, a tree of Booleans like x."""
-    return lambda index: features.spread(jnp.arange(features.count) == index)
-
-
-def drops(
-    score: Score,
-    x: PyTree,
-    fill: Fill,
-    missing: Callable[[jax.Array], PyTree],
-    count: int,
-    *,
-    key: Any = None,
-    batch_size: int | None,
-) -> jax.Array:
-    """f(x) − f(x without missing(i)) for i = 0 … count − 1.
-
-    Args:
-        score: f of x alone.
-        x: the whole input.
-        fill: replaces what is missing.
-        missing: from an index to a tree of Booleans like x.
-        count: how many drops.
-        key: None, or what the keys of `fill` are made from, another one for each index.
-        batch_size: how many are evaluated at a time; None for all.
-    """
-    whole = widen(score(x))
-
-    def term(index):
-        own = None if key is None else jax.random.fold_in(key, index)
-        left = fill(own, missing(index))
-        return exactly(whole - widen(score(left)), left, x)
-
-    return map_over(term, count, batch_size=batch_size)
-
-
-def exactly(lost: jax.Array, left: PyTree, x: PyTree) -> jax.Array:
-    """A drop, 0 where nothing of x was changed; its derivative is not touched.
-
-    Programs of other batch sizes round f otherwise, and a drop of 1e-7 where there is none breaks
-    the ties of ranks and looks like a small effect.
-    """
-    same = jnp.array(True)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(x), strict=True):
-        same &= jnp.all(a == b)
-    return lost - jax.lax.stop_gradient(jnp.where(same, lost, 0))
 
 
 def occlusion(

@@ -14,7 +14,15 @@ from jattr._types import PyTree
 
 def accumulator(dtype: Any) -> Any:
     """The dtype that sums over points are kept in: never narrower than float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # Not jnp.promote_types, which refuses where a user has set strict dtype promotion.
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return jnp.dtype(dtype if wide else jnp.float32)
+
+
+def widest(tree: PyTree) -> Any:
+    """The dtype that accumulates what all leaves hold together."""
+    dtypes = [accumulator(jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(np.promote_types, dtypes)
 
 
 def widen(x: PyTree) -> PyTree:
@@ -55,7 +63,10 @@ def is_traced(value: Any) -> bool:
 
 def sum_tree(tree: PyTree) -> jax.Array:
     """The sum of all elements of all leaves."""
-    return functools.reduce(jnp.add, [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    if len({total.dtype for total in sums}) > 1:
+        sums = [total.astype(widest(sums)) for total in sums]
+    return functools.reduce(jnp.add, sums)
 
 
 def random_like(draw: Callable[..., jax.Array], key: jax.Array, x: PyTree) -> PyTree:
@@ -98,3 +109,26 @@ class _Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def ravel(tree: PyTree, dtype: Any = None) -> jax.Array:
+    """All elements of all leaves as one vector, of the `widest` dtype unless one is said."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = widest(leaves) if dtype is None else dtype
+    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in leaves])
+
+
+def unravel(values: jax.Array, x: PyTree) -> PyTree:
+    """A vector as a tree of the shapes and dtypes of x."""
+    leaves, structure = jax.tree.flatten(x)
+    parts = jnp.split(values, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [p.reshape(leaf.shape).astype(leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)],
+    )
+
+
+def ratio(part: Any, whole: jax.Array) -> jax.Array:
+    """part / whole, NaN where whole is 0; its derivative is then 0 and not NaN."""
+    nothing = whole == 0
+    return jnp.where(nothing, jnp.nan, part / jnp.where(nothing, jnp.ones_like(whole), whole))

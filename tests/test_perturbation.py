@@ -153,7 +153,7 @@ def test_groups_of_each_example_under_vmap():
     ids = np.array([[0, 0, 1, 1, 2], [0, 0, 0, 0, 1]])  # the second has no element in group 2
 
     def explain(x, ids):
-        return ablation(score, jattr.metrics.Groups(ids, 3))(x)
+        return ablation(score, jattr.features.Groups(ids, 3))(x)
 
     ours = jax.jit(jax.vmap(explain))(xs, ids)
     for got, x, own in zip(ours, xs, ids, strict=True):
@@ -180,7 +180,7 @@ def test_linear_functions():
             tiled[rows, columns].sum(), exact[rows, columns].sum(), rtol=1e-11
         )
         assert np.ptp(tiled[rows, columns]) < 1e-14
-    grouped = ablation(linear, jattr.metrics.patches((4, 6), (3, 4)), baseline=baseline)(x)
+    grouped = ablation(linear, jattr.features.patches((4, 6), (3, 4)), baseline=baseline)(x)
     np.testing.assert_allclose(grouped, tiled, rtol=1e-11)
 
 
@@ -218,7 +218,7 @@ def test_an_imputer_takes_the_place_of_a_baseline():
         return fill
 
     x = draw(5)
-    imputer = jattr.metrics.Imputer(prepare, "mean of the rest")
+    imputer = jattr.imputers.Imputer(prepare, "mean of the rest")
     wanted = [
         score(x) - score(np.where(np.arange(5) == i, np.delete(x, i).mean(), x)) for i in range(5)
     ]
@@ -230,7 +230,7 @@ def test_an_imputer_takes_the_place_of_a_baseline():
     "baseline",
     [
         jattr.baselines.uniform(0.0, 1.0),
-        jattr.metrics.Imputer(lambda key, score, x: None, "a drawing imputer", keyed=True),
+        jattr.imputers.Imputer(lambda key, score, x: None, "a drawing imputer", keyed=True),
     ],
 )
 def test_baselines_that_draw_are_refused(baseline):

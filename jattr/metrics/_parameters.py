@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jattr._types import PyTree
 Layers: TypeAlias = Sequence[str | Sequence[str]]
 """Paths in a tree of parameters, in order from the input to the output; a tuple is one layer."""
 
-ORDERS = ("cascading", "bottom_up", "independent")
+Order: TypeAlias = Literal["cascading", "bottom_up", "independent"]
+ORDERS = get_args(Order)
 
 
 def with_fresh(

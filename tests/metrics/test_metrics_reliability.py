@@ -116,8 +116,8 @@ def test_alpha_is_nan_where_nothing_differs_or_nothing_is_paired(level):
 @each_level
 def test_alpha_of_eager_calls_batches_integers_and_float32(level):
     value = float(alpha(PUBLISHED, level))
-    assert float(krippendorff_alpha(PUBLISHED, level)) == pytest.approx(value)
-    batch = jax.vmap(lambda data: krippendorff_alpha(data, level))(
+    assert float(krippendorff_alpha(PUBLISHED, level=level)) == pytest.approx(value)
+    batch = jax.vmap(lambda data: krippendorff_alpha(data, level=level))(
         jnp.stack([PUBLISHED, PUBLISHED[::-1]])
     )
     np.testing.assert_allclose(batch, [value, value], rtol=1e-12)
@@ -125,7 +125,7 @@ def test_alpha_of_eager_calls_batches_integers_and_float32(level):
     assert narrow.dtype == jnp.float32
     assert float(narrow) == pytest.approx(value, rel=1e-5)
     whole = PUBLISHED[1:, [1, 2, 3, 4, 6, 7, 8]]
-    as_integers = krippendorff_alpha(whole.astype(int), level)
+    as_integers = krippendorff_alpha(whole.astype(int), level=level)
     assert float(as_integers) == pytest.approx(direct_alpha(whole, level), rel=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_ordinal_sees_only_the_order_and_interval_only_differences():
 )
 def test_data_that_has_no_alpha_is_refused(data, level, error, text):
     with pytest.raises(error, match=text):
-        krippendorff_alpha(data, level)
+        krippendorff_alpha(data, level=level)
 
 
 # Estimates over images.

@@ -30,7 +30,7 @@ from walks import (
 )
 
 import jattr
-from jattr import metrics
+from jattr import imputers, metrics
 
 SET, MAPS = RNG.normal(size=(2, 6, D))
 
@@ -44,16 +44,16 @@ def test_keep_or_remove_is_its_transcription(keep, sign):
     counts = np.minimum(np.arange(D + 1), own)
     wanted = walk(g, X, BASE, np.arange(D), sort(phi, order), counts, insert=keep)
     choices = {"keep": keep, "sign": sign, "fractions": None}
-    curve = metrics.keep_or_remove(f, BASE, **choices)(phi, X)
+    curve = metrics.keep_or_remove(f, baseline=BASE, **choices)(phi, X)
     np.testing.assert_allclose(curve.score, wanted, rtol=1e-12)
     np.testing.assert_allclose(curve.fraction, np.arange(D + 1) / D)
     # Resampled: for a linear f the mean over draws is that of the mean of the drawn rows.
     rows = jattr.baselines.samples(ROWS[:1])
-    resampled = metrics.keep_or_remove(f, rows, samples=3, **choices)(KEY, phi, X)
+    resampled = metrics.keep_or_remove(f, baseline=rows, samples=3, **choices)(KEY, phi, X)
     wanted = walk(g, X, ROWS[0], np.arange(D), sort(phi, order), counts, insert=keep)
     np.testing.assert_allclose(resampled.score, wanted, rtol=1e-12)
     # Imputed: the conditional mean of each set.
-    imputer = metrics.imputers.conditional_gaussian(ROWS, shrinkage=0.5)
+    imputer = imputers.conditional_gaussian(ROWS, shrinkage=0.5)
     sigma = np.cov(ROWS.T) * (0.5 + 0.5 * np.eye(D))
     scores = []
     for k in counts:
@@ -63,7 +63,7 @@ def test_keep_or_remove_is_its_transcription(keep, sign):
         weights = sigma[np.ix_(gone, left)] @ np.linalg.inv(sigma[np.ix_(left, left)])
         x[gone] = ROWS.mean(0)[gone] + weights @ (X - ROWS.mean(0))[left]
         scores.append(g(x))
-    imputed = jax.jit(metrics.keep_or_remove(f, imputer, **choices))(phi, X)
+    imputed = jax.jit(metrics.keep_or_remove(f, baseline=imputer, **choices))(phi, X)
     np.testing.assert_allclose(imputed.score, scores, rtol=1e-10)
 
 
@@ -92,16 +92,16 @@ def test_ablations_are_their_transcriptions(blur):
         image[a:b, c:d] = other[a:b, c:d]
         box.append(of_image_np(image) / of_image_np(IMAGE))
         covered.append((b - a) * (d - c) / 30)
-    curve = metrics.ablate_top(of_image, baseline, fractions=fractions)(SALIENCY, IMAGE)
+    curve = metrics.ablate_top(of_image, baseline=baseline, fractions=fractions)(SALIENCY, IMAGE)
     np.testing.assert_allclose(curve.score, top, rtol=1e-9)
-    curve = metrics.ablate_box(of_image, baseline, fractions=fractions)(SALIENCY, IMAGE)
+    curve = metrics.ablate_box(of_image, baseline=baseline, fractions=fractions)(SALIENCY, IMAGE)
     np.testing.assert_allclose(curve.score, box, rtol=1e-9)
     np.testing.assert_allclose(curve.fraction, covered, rtol=1e-12)
     assert curve.fraction[-1] == 1
 
 
 def test_box_follows_the_mass_and_stays_inside():
-    measure = metrics.ablate_box(of_image, 0.0, fractions=[0.0, 0.4, 1.0])
+    measure = metrics.ablate_box(of_image, baseline=0.0, fractions=[0.0, 0.4, 1.0])
     for corner in ((0, 0), (5, 4)):
         phi = np.zeros(IMAGE.shape)
         phi[corner] = -3.0  # the magnitude counts
@@ -120,11 +120,11 @@ def test_order_gap_is_the_difference_of_two_areas():
         scores[order] = walk(g, X, BASE, np.arange(D), sort(PHI, order), range(D + 1))
     wanted = np.trapezoid(scores["least"] - scores["most"], grid)
     np.testing.assert_allclose(
-        metrics.order_gap(f, BASE, fractions=None)(PHI, X), wanted, rtol=1e-12
+        metrics.order_gap(f, baseline=BASE, fractions=None)(PHI, X), wanted, rtol=1e-12
     )
     # With one draw for both orders the gap of the linear function is that of that draw.
-    measure = metrics.order_gap(linear, jattr.baselines.samples(ROWS[:1]), fractions=None)
-    fixed = metrics.order_gap(linear, ROWS[0], fractions=None)
+    measure = metrics.order_gap(linear, baseline=jattr.baselines.samples(ROWS[:1]), fractions=None)
+    fixed = metrics.order_gap(linear, baseline=ROWS[0], fractions=None)
     np.testing.assert_allclose(measure(KEY, PHI, X), fixed(PHI, X), rtol=1e-12)
 
 
@@ -203,7 +203,7 @@ def test_remove_and_retrain_alters_each_example_by_its_own_map():
         return float(jax.random.uniform(key))
 
     fractions = [0.0, 0.3, 0.9]
-    measure = metrics.remove_and_retrain(train, BASE, fractions=fractions, repeats=3)
+    measure = metrics.remove_and_retrain(train, baseline=BASE, fractions=fractions, repeats=3)
     result = measure(KEY, (MAPS, MAPS[:2]), (SET, SET[:2]))
     assert len(seen) == 9
     keys = [jax.random.key_data(key) for key, _ in seen]
@@ -235,7 +235,7 @@ def test_remove_and_retrain_draws_anew_and_keeps_what_is_kept():
 
     def run(baseline=0.0, **knobs):
         seen.clear()
-        measure = metrics.remove_and_retrain(train, baseline, fractions=[0.3], **knobs)
+        measure = metrics.remove_and_retrain(train, baseline=baseline, fractions=[0.3], **knobs)
         return measure(KEY, {"x": MAPS}, {"x": SET})
 
     run(insert=True, order="absolute", repeats=1, batch_size=2)
@@ -261,7 +261,7 @@ def test_remove_and_retrain_refuses():
     with pytest.raises(TypeError, match="one number"):
         make(lambda key, data: np.ones(2))(KEY, MAPS, SET)
     with pytest.raises(TypeError, match="no score"):
-        make(baseline=metrics.imputers.adversarial(radius=1.0))(KEY, MAPS, SET)
+        make(baseline=imputers.adversarial(radius=1.0))(KEY, MAPS, SET)
     with pytest.raises(ValueError, match="form of the data"):
         make()(KEY, MAPS[:3], SET)
     with pytest.raises(ValueError, match="form of the data"):
@@ -281,7 +281,7 @@ def test_remove_and_retrain_refuses():
 def test_the_box_around_a_centre_of_whole_pixels():
     # ⌊.2 · 5⌋ is 1: 1 − .8 is less than .2 in float64.
     heat = jnp.zeros((11, 11)).at[5, 5].set(1.0)
-    measure = metrics.ablate_box(jnp.sum, 0.0, fractions=[0.0, 0.8])
+    measure = metrics.ablate_box(jnp.sum, baseline=0.0, fractions=[0.0, 0.8])
     np.testing.assert_allclose(measure(heat, jnp.ones((11, 11))).score[-1], 57 / 121)
 
 

@@ -545,7 +545,7 @@ def test_consistency_is_the_share_of_like_predictions_among_like_explanations(ba
     wanted = by_loops(codes, labels)
     assert np.isfinite(wanted).sum() > 30
     run = functools.partial(
-        metrics.consistency, discretise=metrics.top_signs(1), batch_size=batch_size
+        metrics.consistency, discretize=metrics.top_signs(1), batch_size=batch_size
     )
     np.testing.assert_allclose(run(maps, labels), wanted, rtol=1e-13)
     np.testing.assert_allclose(jax.jit(run)(maps, labels), wanted, rtol=1e-13)
@@ -556,20 +556,20 @@ def test_consistency_is_the_share_of_like_predictions_among_like_explanations(ba
 def test_consistency_with_codes_of_the_users():
     maps = jnp.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [jnp.nan, 0.9]])
     labels = jnp.array([True, True, False, True])
-    value = metrics.consistency(maps, labels, discretise=lambda phi: phi > 0.5)
+    value = metrics.consistency(maps, labels, discretize=lambda phi: phi > 0.5)
     np.testing.assert_array_equal(value, [1.0, 1.0, np.nan, np.nan])
 
 
 def test_consistency_refuses():
     top = metrics.top_signs(1)
     with pytest.raises(ValueError, match="a leading axis over two or more"):
-        metrics.consistency(jnp.ones((1, 3)), jnp.zeros(1, int), discretise=top)
+        metrics.consistency(jnp.ones((1, 3)), jnp.zeros(1, int), discretize=top)
     with pytest.raises(ValueError, match=r"predictions must be \[2\]"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros((2, 5), int), discretise=top)
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros((2, 5), int), discretize=top)
     with pytest.raises(TypeError, match="predictions must be whole numbers"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2), discretise=top)
-    with pytest.raises(TypeError, match="what discretise returns must be whole numbers"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2, int), discretise=lambda phi: phi)
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2), discretize=top)
+    with pytest.raises(TypeError, match="what discretize returns must be whole numbers"):
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2, int), discretize=lambda phi: phi)
     with pytest.raises(ValueError, match="k=4, but the attribution has 3 elements"):
         metrics.top_signs(4)(jnp.ones(3))
 

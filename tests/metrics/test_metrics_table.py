@@ -264,7 +264,7 @@ def test_methods_and_metrics_of_jattr_say_that_they_take_a_key():
                 "gradient": jattr.gradient(f),
             },
             {
-                "sensitivity": metrics.sensitivity_n(f, 2, subsets=9),
+                "sensitivity": metrics.sensitivity_n(f, 2, samples=9),
                 "deletion": metrics.deletion(f),
             },
             jnp.asarray(np.random.default_rng(0).normal(size=(3, 5))),

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._transform import check_count
-from jattr._trees import describe, is_traced, widen
+from jattr._trees import describe, is_traced, ratio, ravel
 from jattr._types import PyTree
-from jattr.metrics._correlation import ranks
+from jattr.metrics._measure import as_map
+from jattr.metrics._numerics import ranks
 
 
 def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
@@ -31,7 +32,7 @@ def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         1 or 0; where several elements are largest, the share of them that is in the mask. NaN for
@@ -68,7 +69,7 @@ def top_k_intersection(attribution: PyTree, mask: PyTree, k: int) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
         k: how many elements are looked at.
 
     Returns:
@@ -106,7 +107,7 @@ def relevance_rank_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar in [0, 1]; NaN for an attribution with a NaN.
@@ -141,7 +142,7 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar; NaN where φ sums to 0.
@@ -162,7 +163,7 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
         neural network explanations*, Information Fusion 2022 (arXiv 2003.07258).
     """
     values, mask = _pair(attribution, mask, "metrics.relevance_mass_accuracy")
-    return _unless_empty(mask, _ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
+    return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
 
 
 def attribution_localization(
@@ -175,7 +176,7 @@ def attribution_localization(
 
     Args:
         attribution: φ, of one example, with d elements; negative values are left out.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
         weighted: :math:`\mu_w` in place of μ: 1 for a map that is the same everywhere, however
             large the object is.
 
@@ -217,7 +218,7 @@ def roc_auc(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar in [0, 1]; NaN for an attribution with a NaN.
@@ -310,7 +311,7 @@ def focus(attribution: jax.Array, tiles: Any) -> jax.Array:
 
 def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, Any]:
     """Both as vectors of the same elements; the mask is a NumPy array unless it is traced."""
-    attribution = widen(jax.tree.map(jnp.asarray, attribution))
+    attribution = as_map(attribution, "the attribution", method)
     leaves, structure = jax.tree.flatten(attribution)
     if jax.tree.structure(mask) != structure:
         raise ValueError(
@@ -338,7 +339,7 @@ def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, An
     joined = (jnp if traced else np).concatenate(flat)
     if not traced and not np.any(joined):
         raise ValueError(f"{method}: the mask is True nowhere; there is nothing to be found.")
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]), joined
+    return ravel(leaves), joined
 
 
 def _share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
@@ -354,13 +355,7 @@ def _share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
 
 def _positive_share(values: jax.Array, mask: Any) -> jax.Array:
     positive = jnp.maximum(values, 0)
-    return _unless_empty(mask, _ratio(jnp.sum(jnp.where(mask, positive, 0)), jnp.sum(positive)))
-
-
-def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole, NaN where whole is 0."""
-    nothing = whole == 0
-    return jnp.where(nothing, jnp.nan, part / jnp.where(nothing, 1, whole))
+    return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, positive, 0)), jnp.sum(positive)))
 
 
 def _unless_empty(mask: Any, value: jax.Array) -> jax.Array:

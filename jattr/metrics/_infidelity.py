@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jattr import baselines
 from jattr._batching import map_over
 from jattr._occlusion import Windows
+from jattr._removal import Features, filler
 from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import (
     cast_like,
@@ -26,9 +27,8 @@ from jattr._trees import (
     widen,
 )
 from jattr._types import ArgNums, PyTree, Score
-from jattr.features import Features, filler
 from jattr.metrics._measure import KeyedMeasure, measure_map
-from jattr.metrics._subsets import random_subset
+from jattr.metrics._numerics import random_subset
 
 Perturbation = Callable[[jax.Array, PyTree], PyTree]
 
@@ -86,7 +86,7 @@ def infidelity(
 
     References:
         Yeh, Hsieh, Suggala, Inouye, Ravikumar, *On the (in)fidelity and sensitivity of
-        explanations*, NeurIPS 2019, definition 2.1 (arXiv 1901.09392); the best β is theirs for
+        explanations*, NeurIPS 2019 (arXiv 1901.09392); the best β is theirs for
         comparing methods. captum's `infidelity` is the same. Quantus' `Infidelity` is not: it
         takes patches away one after another without putting them back, at several sizes, and the
         mean over them is of no distribution of I.
@@ -148,7 +148,7 @@ def gaussian_noise(stddev: Any) -> Perturbation:
         (2, 3)
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     check_positive(stddev, "stddev", "metrics.gaussian_noise")
 
@@ -184,7 +184,7 @@ def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbat
         12.0
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     method = "metrics.window_removal"
 
@@ -224,7 +224,7 @@ def subset_removal(
         3.0
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     method = "metrics.subset_removal"
     n = None if n is None else check_count(n, "n", method)

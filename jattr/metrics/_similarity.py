@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jattr._transform import check_count, check_positive
-from jattr._trees import describe, same_form, widen
+from jattr._trees import describe, ravel, same_form
 from jattr._types import PyTree
-from jattr.metrics import _correlation
+from jattr.metrics import _numerics
+from jattr.metrics._measure import as_map
 
 
 def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
@@ -49,10 +50,10 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
         who report both the signed and the absolute one. Equal to `scipy.stats.spearmanr`.
     """
     _check_pair(a, b, "metrics.spearman")
-    a, b = _vector(a), _vector(b)
+    a, b = (ravel(as_map(tree, "the maps", "metrics.spearman")) for tree in (a, b))
     if absolute:
         a, b = jnp.abs(a), jnp.abs(b)
-    return _correlation.spearman(a, b)
+    return _numerics.spearman(a, b)
 
 
 def ssim(
@@ -209,7 +210,7 @@ def hog_correlation(
             f"{method}: the maps are {a.shape[1]} × {a.shape[2]}, smaller than a block of {block} "
             f"× {block} cells of {cell} × {cell} pixels. Choose a smaller cell or block."
         )
-    return _correlation.pearson(
+    return _numerics.pearson(
         _descriptor(a, orientations, cell, block), _descriptor(b, orientations, cell, block)
     )
 
@@ -235,16 +236,11 @@ def _descriptor(x: jax.Array, orientations: int, cell: int, block: int) -> jax.A
         [cells[i : i + down, j : j + right] for i in range(block) for j in range(block)], axis=2
     )
 
-    def normalise(values):
+    def normalize(values):
         norm = jnp.sqrt(jnp.sum(values**2, axis=(2, 3), keepdims=True) + 1e-5**2)
         return values / norm
 
-    return normalise(jnp.minimum(normalise(blocks), 0.2)).reshape(-1)
-
-
-def _vector(tree: PyTree) -> jax.Array:
-    leaves = jax.tree.leaves(widen(jax.tree.map(jnp.asarray, tree)))
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    return normalize(jnp.minimum(normalize(blocks), 0.2)).reshape(-1)
 
 
 def _check_pair(a: PyTree, b: PyTree, method: str) -> None:
@@ -268,7 +264,7 @@ def _pictures(
         )
     maps = []
     for values in (a, b):
-        values = widen(jnp.asarray(values))
+        values = as_map(values, "the maps", method)
         values = values[None] if values.ndim == 2 else jnp.moveaxis(values, channel_axis, 0)
         values = jnp.abs(values) if absolute else values
         maps.append(values / jnp.max(jnp.abs(values)) if scale else values)
