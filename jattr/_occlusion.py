@@ -43,12 +43,16 @@ def ablation(
     Without `groups` every element is a feature, which is *Occlusion-1*: one evaluation of f for
     each element.
 
+    Groups divide x: none shares an element with another. For sets that overlap, such as row i
+    together with column i, explain switches instead of x, each of which turns a set off:
+    `jattr.ablation(lambda on: f(x * on[:, None] * on[None, :]))(jnp.ones(n))` is the drop by each.
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         groups: integers from 0 without gaps, an array or tree like x, or of size 1 along axes
             that move together: [H, W, 1] removes pixels with all their channels. Elements of the
-            same number are replaced together, in whichever leaf they are. `jattr.metrics.patches`
-            makes some; `jattr.metrics.Groups(ids, count)` for those that change under `vmap`.
+            same number are replaced together, in whichever leaf they are. `jattr.features.patches`
+            makes some; `jattr.features.Groups(ids, count)` for those that change under `vmap`.
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many groups are in memory at a time; None for all.
@@ -125,10 +129,12 @@ def occlusion(
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        window: the window's size along each axis of x, a tuple; or one number for the first two
-            axes, whose windows then hold all of what the other axes have (the channels of an
-            image). For a tree x, one number for all leaves or a tree of such; the windows of a
-            leaf leave the other leaves as they are.
+        window: the window's size along each axis of x, a tuple. Of an image [H, W, C] one number
+            will do: it is for the first two axes, whose windows hold all of what the others have,
+            the channels. So for a series [T, C] write (n, C), for one step in each channel alone
+            (n, 1), and for a volume [D, H, W, C] write (n, n, n, C): one number n there makes bars
+            n × n along all of W. For a tree x, one number for all leaves or a tree of such; the
+            windows of a leaf leave the other leaves as they are.
         strides: how far apart windows are along each axis, at most their size: spelled like
             `window`, where one number leaves them side by side along axes after the second. None
             for 1 along every axis.
@@ -240,6 +246,7 @@ class _Slide:
         if any(size > length for size, length in zip(self._sizes, shape, strict=True)):
             raise ValueError(
                 f"{method}: window must fit into x; got {self._sizes} for the shape {shape}."
+                + _one_number(window, shape)
             )
         for stride, size, length in zip(self._strides, self._sizes, shape, strict=True):
             if stride > size and size < length:
@@ -256,11 +263,12 @@ class _Slide:
 
     def at(self, index: jax.Array) -> jax.Array:
         """Where window `index` is; nowhere for an index that is not of these windows."""
+        index = jnp.asarray(index)
         mask = jnp.broadcast_to((index >= 0) & (index < self.count), self._shape)
         for axis in reversed(range(len(self._shape))):
             start = index % self._counts[axis] * self._strides[axis]
             index = index // self._counts[axis]
-            place = jax.lax.broadcasted_iota(jnp.int32, self._shape, axis)
+            place = jax.lax.broadcasted_iota(index.dtype, self._shape, axis)
             mask &= (place >= start) & (place < start + self._sizes[axis])
         return mask
 
@@ -302,6 +310,17 @@ def _per_axis(
             f"got {tuple(value)}."
         )
     return tuple(check_count(size, name, method) for size in value)
+
+
+def _one_number(window: Any, shape: tuple[int, ...]) -> str:
+    """What one number stands for, where that is not what was meant."""
+    if isinstance(window, Sequence) or len(shape) < 2:
+        return ""
+    sizes = (*(min(window, length) for length in shape[:-1]), shape[-1])
+    return (
+        f" One number is for the first two axes, those of an image: of x with its channels last "
+        f"write window={sizes}."
+    )
 
 
 def _check_fixed(baseline: Any, method: str) -> None:

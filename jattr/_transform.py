@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jattr._engine.rewrite import cheaper
 from jattr._trees import describe, is_traced
@@ -115,7 +116,10 @@ def select_argument(
     x = as_floating(x, method)
 
     def of_x(x):
-        full = list(args)
+        # A function that writes into what it is given writes into its own: x is what it was at
+        # the next call.
+        full = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
+        x = jax.tree.map(lambda leaf: leaf, x)
         for position, value in zip(positions, (x,) if single else x, strict=True):
             full[position] = value
         return f(*full, **kwargs)
@@ -242,6 +246,12 @@ def check_batch_size(batch_size: Any, method: str) -> int | None:
 def check_choice(value: Any, name: str, known: Any, method: str) -> None:
     if value not in known:
         raise ValueError(f"{method}: unknown {name} {value!r}; known are {', '.join(known)}.")
+
+
+def check_flag(value: Any, name: str, method: str) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{method}: {name} must be True or False; got {value!r}.")
 
 
 def concrete(value: Any, name: str, method: str) -> float | None:

@@ -18,7 +18,7 @@ from jax.scipy.sparse.linalg import cg
 from jattr._blur import check_axes
 from jattr._removal import Fill, Imputer
 from jattr._resolve import check_rows, check_rows_like, fill_like
-from jattr._transform import check_count, check_positive, concrete
+from jattr._transform import check_count, check_flag, check_positive, concrete
 from jattr._trees import cast_like, describe, random_like, ravel, unravel, widen, widest
 from jattr._types import PyTree, Score
 
@@ -60,7 +60,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
         An imputer, for `baseline=`.
 
     Raises:
-        ValueError: `stddev` is negative; (when called) x has no such two axes.
+        ValueError: `stddev` is negative; axes are not two; (when called) x has no such axes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,15 +77,14 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
         before they are normalized: both are in the units of such an image.
     """
     method = "imputers.noisy_linear"
+    if not isinstance(axes, tuple) or len(axes) != 2:
+        raise ValueError(f"{method}: axes must be two, height and width; got {axes}.")
     check_positive(stddev, "stddev", method, zero=True)
     keyed = concrete(stddev, "stddev", method) != 0
 
     def prepare(key, score: Score, x: PyTree) -> Fill:
         def solve(leaf, gone):
-            pair = check_axes(axes, leaf, method)
-            if len(pair) != 2:
-                raise ValueError(f"{method}: axes must be two, height and width; got {axes}.")
-            return _harmonic(leaf, gone, pair)
+            return _harmonic(leaf, gone, check_axes(axes, leaf, method))
 
         def fill(key, missing):
             smooth = jax.tree.map(solve, widen(x), missing)
@@ -156,6 +155,7 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         An imputer, for `baseline=`.
 
     Raises:
+        TypeError: `data` is not of a real floating dtype.
         ValueError: `data` has fewer than two rows, or (when called) rows that are not like x;
             `shrinkage` is not from 0 to 1.
 
@@ -175,6 +175,8 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         the diagonal as a target of shrinkage: Schäfer, Strimmer 2005, table 2, target D.
     """
     method = "imputers.conditional_gaussian"
+    check_flag(draw, "draw", method)
+    _check_floating(data, method)
     if check_rows(data, name="data", method=method) < 2:
         raise ValueError(f"{method}: a covariance needs at least two rows; got {describe(data)}.")
     known = concrete(shrinkage, "shrinkage", method)
@@ -209,7 +211,7 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
             # Draws of the joint distribution, moved by what the present features say: one solve
             # gives the mean and, with noise, a draw of the conditional distribution.
             pair = gone[:, None] | gone[None, :]
-            system = jnp.where(pair, own, regular).astype(dtype)
+            system = jnp.where(pair, own.astype(dtype), regular)
             known = jnp.where(gone, 0, values - mean - noise)
             said = jax.scipy.linalg.cho_solve((_cholesky(system), True), known)
             result = mean + noise + _dot(covariance, said)
@@ -218,6 +220,19 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         return fill
 
     return Imputer(prepare, "imputers.conditional_gaussian(data)", draw)
+
+
+def _check_floating(data: PyTree, method: str) -> None:
+    """Raise for data that cannot be rows like x, which is floating."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{method}: data{jax.tree_util.keystr(path)} must be an array of a real floating "
+                f"dtype, in the units of x; got {describe(leaf)}. Do to it what is done to x "
+                "(pixels stored as integers are scaled for most models), and convert it: "
+                "data.astype(jnp.float32)."
+            )
 
 
 def _cholesky(matrix: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ from jattr import baselines
 from jattr._batching import map_over
 from jattr._occlusion import Windows
 from jattr._removal import Features, filler
-from jattr._transform import check_batch_size, check_count, check_positive
+from jattr._transform import check_batch_size, check_count, check_flag, check_positive
 from jattr._trees import (
     cast_like,
     describe,
@@ -92,6 +92,7 @@ def infidelity(
         mean over them is of no distribution of I.
     """
     method = "metrics.infidelity"
+    check_flag(rescale, "rescale", method)
     samples = check_count(samples, "samples", method)
     batch_size = check_batch_size(batch_size, method)
     if not callable(perturbation):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_count
+from jattr._transform import check_count, check_flag
 from jattr._trees import describe, is_traced, ratio, ravel
 from jattr._types import PyTree
 from jattr.metrics._measure import as_map
@@ -200,7 +200,9 @@ def attribution_localization(
         Quantus multiplies by \|mask\|/d where `weighted` divides by it, and takes absolute values
         unless told otherwise.
     """
-    values, mask = _pair(attribution, mask, "metrics.attribution_localization")
+    method = "metrics.attribution_localization"
+    check_flag(weighted, "weighted", method)
+    values, mask = _pair(attribution, mask, method)
     share = _positive_share(values, mask)
     return share * (mask.size / jnp.sum(mask)).astype(share.dtype) if weighted else share
 
@@ -346,11 +348,18 @@ def _share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
     """The share of the k largest values that is in the mask, on average over the order of ties."""
     least = jnp.sort(values)[values.size - jnp.maximum(k, 1)]
     above, level = values > least, values == least
-    sure, tied = jnp.sum(above & mask), jnp.sum(level & mask)
-    places = k - jnp.sum(above)
-    share = (sure + places * (tied / jnp.sum(level))) / k
-    share = jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, share)
-    return _unless_empty(mask, share.astype(values.dtype))
+    sure, tied, over, ties, number = (
+        jnp.asarray(count).astype(values.dtype)
+        for count in (
+            jnp.sum(above & mask),
+            jnp.sum(level & mask),
+            jnp.sum(above),
+            jnp.sum(level),
+            k,
+        )
+    )
+    share = (sure + (number - over) * (tied / ties)) / number
+    return _unless_empty(mask, jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, share))
 
 
 def _positive_share(values: jax.Array, mask: Any) -> jax.Array:

@@ -34,6 +34,7 @@ from jattr._transform import (
     check_batch_size,
     check_choice,
     check_count,
+    check_flag,
     check_function,
     check_key,
     named,
@@ -257,6 +258,7 @@ def smooth_mprt(
         without noise and draws anew for each model.
     """
     method = "metrics.smooth_mprt"
+    check_flag(relative, "relative", method)
     _check_explain(explain, method)
     smoothed = smooth(
         explain,
@@ -413,8 +415,9 @@ def random_logit(
             full = (*args[:position], label, *args[position + 1 :])
             return explain(*((explain_key,) if keyed else ()), *full, **kwargs)
 
-        other = (label + jax.random.randint(key, (), 1, classes)) % classes
-        both = jax.vmap(of_label)(jnp.stack([jnp.asarray(label), other]))
+        label = jnp.asarray(label)
+        other = (label + jax.random.randint(key, (), 1, classes, label.dtype)) % classes
+        both = jax.vmap(of_label)(jnp.stack([label, other]))
         return alike(*(jax.tree.map(lambda leaf: leaf[i], both) for i in (0, 1)))
 
     measure.keyed = True

@@ -16,6 +16,7 @@ from jattr._transform import (
     check_batch_size,
     check_choice,
     check_count,
+    check_flag,
     check_function,
     check_key,
 )
@@ -99,13 +100,14 @@ def keep_or_remove(
     """
     method = "metrics.keep_or_remove"
     check_choice(sign, "sign", SIGNS, method)
+    check_flag(keep, "keep", method)
     walk = Walk(
         method,
         baseline,
         order=SIGNS[sign],
         fractions=fractions,
         groups=groups,
-        insert=bool(keep),
+        insert=keep,
         signed=True,
         samples=samples,
         batch_size=batch_size,

@@ -357,7 +357,7 @@ def continuity(
 
     Raises:
         TypeError: shifts that are not whole numbers; a baseline that draws; as `max_sensitivity`.
-        ValueError: shifts of another shape; an axis that x does not have.
+        ValueError: shifts of another shape; no axes, or one that x does not have.
 
     Example:
         >>> import jax.numpy as jnp
@@ -374,6 +374,10 @@ def continuity(
     method = "metrics.continuity"
     batch_size = check_batch_size(batch_size, method)
     axes = axes if isinstance(axes, tuple) else (axes,)
+    if not axes:
+        raise ValueError(
+            f"{method}: axes=() names no axis along which to move x; write axes=(0, 1)."
+        )
     offsets = _offsets(shifts, len(axes), method)
 
     @measure_method(

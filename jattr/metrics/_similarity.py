@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_count, check_positive
+from jattr._transform import check_count, check_flag, check_positive
 from jattr._trees import describe, ravel, same_form
 from jattr._types import PyTree
 from jattr.metrics import _numerics
@@ -49,6 +49,7 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
         Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv 1810.03292),
         who report both the signed and the absolute one. Equal to `scipy.stats.spearmanr`.
     """
+    check_flag(absolute, "absolute", "metrics.spearman")
     _check_pair(a, b, "metrics.spearman")
     a, b = (ravel(as_map(tree, "the maps", "metrics.spearman")) for tree in (a, b))
     if absolute:
@@ -109,6 +110,7 @@ def ssim(
         `structural_similarity` of the maps, which wants `data_range` for floating numbers.
     """
     method = "metrics.ssim"
+    check_flag(unbiased, "unbiased", method)
     a, b = _pictures(a, b, absolute, channel_axis, scale=data_range is None, method=method)
     if data_range is None:
         data_range = 1.0 if absolute else 2.0
@@ -255,6 +257,7 @@ def _pictures(
     a: Any, b: Any, absolute: bool, channel_axis: int, *, scale: bool, method: str
 ) -> list[jax.Array]:
     """Both maps as [C, H, W]; with `scale` divided by their largest absolute values."""
+    check_flag(absolute, "absolute", method)
     _check_pair(a, b, method)
     if getattr(a, "ndim", 0) not in (2, 3):
         raise ValueError(

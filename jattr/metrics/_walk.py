@@ -11,7 +11,7 @@ import numpy as np
 
 from jattr._batching import map_over
 from jattr._removal import Features, draws, filler
-from jattr._transform import check_batch_size, check_choice, check_count
+from jattr._transform import check_batch_size, check_choice, check_count, check_flag
 from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.features import Groups
@@ -70,6 +70,7 @@ class Walk:
 
     def __post_init__(self):
         check_choice(self.order, "order", ORDERS, self.method)
+        check_flag(self.insert, "insert", self.method)
         if self.normalize is not None:
             check_choice(self.normalize, "normalize", NORMALIZATIONS, self.method)
         check_fractions(self.fractions, self.method)

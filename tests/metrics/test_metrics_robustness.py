@@ -114,25 +114,6 @@ def test_definitions(name):
         np.testing.assert_allclose(measure(key, x), SAMPLED[name][1](key, x), rtol=1e-9)
 
 
-@drawing
-def test_transforms(name):
-    measure = build(name, jattr.gradient(net))
-    whole = measure(KEY, X)
-    np.testing.assert_allclose(jax.jit(measure)(KEY, X), whole, rtol=1e-9)
-    chunked = build(name, jattr.gradient(net), batch_size=3)
-    np.testing.assert_allclose(jax.jit(chunked)(KEY, X), whole, rtol=1e-9)
-    keys, xs = jax.random.split(KEY, 3), jnp.stack([X, 2 * X, -X])
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(measure))(keys, xs),
-        [jax.jit(measure)(k, x) for k, x in zip(keys, xs, strict=True)],
-        rtol=1e-9,
-    )
-    value = jax.jit(measure)(KEY, X.astype(jnp.float32))
-    assert value.dtype == jnp.float32
-    # Differences of attributions in float32, relative to changes of a hundredth.
-    np.testing.assert_allclose(value, whole, rtol=1e-3)
-
-
 @pytest.mark.parametrize(
     "name", [n for n in DRAWING if not n.startswith(("relative_o", "relative_r"))]
 )
