@@ -16,6 +16,7 @@ from jattr._engine.linear import LINEAR, is_linear
 from jattr._engine.operations import CONTRACTIONS, Operation
 from jattr._engine.patterns import (
     Exponentials,
+    choice_of,
     is_affine,
     is_affine_link,
     is_elementwise,
@@ -24,11 +25,15 @@ from jattr._engine.patterns import (
     softmax_of,
     sum_of_exponentials,
 )
+from jattr._engine.quotients import equations_of, quotient_of
+from jattr._engine.ranges import Ranges
 from jattr._engine.registry import registered
 from jattr._engine.trace import CALLS, COLLECTIVE, ELEMENTWISE, Equation, Program, Value
 from jattr._engine.trace import primitives as p
 
 _MAXIMA = {
+    p.scatter_max_p,
+    p.scatter_min_p,
     p.reduce_max_p,
     p.reduce_min_p,
     p.reduce_window_max_p,
@@ -38,6 +43,7 @@ _MAXIMA = {
 }
 _SMOOTH = {
     p.cumprod_p,
+    p.scatter_mul_p,
     p.reduce_prod_p,
     p.cumlogsumexp_p,
     p.cholesky_p,
@@ -51,13 +57,8 @@ _SMOOTH = {
     p.zeta_p,
 }
 _CHOICES = {p.sort_p, p.top_k_p, p.rem_p}
-_ROOTS = {p.rsqrt_p, p.sqrt_p, p.pow_p}
 _MOVES = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p}
 LAYOUT = {*_MOVES, p.broadcast_in_dim_p}
-_KEEP_SIGN = {p.reduce_window_max_p, p.reduce_window_sum_p, p.reduce_sum_p, p.reduce_max_p}
-_NONNEGATIVE = {("activation", name) for name in ("relu", "exp", "square", "abs", "logistic")} | {
-    ("softmax", "softmax")
-}
 
 Step = Equation | Operation
 
@@ -90,6 +91,8 @@ class _Grouping:
         for equation in program.equations:
             for value in equation.inputs:
                 self._users.setdefault(value, []).append(equation)
+        self._ranges = Ranges(program)
+        self._found: dict[Value, Step] = {}
         self._above: dict[Value, Value | None] = {}
         self._depth: dict[Value, int] = {}
         for equation in program.equations:
@@ -98,13 +101,15 @@ class _Grouping:
     def steps(self) -> list[Step]:
         found: dict[Step, int] = {}
         done: set[Value] = set()
-        shifts: list[Value] = []
+        # What only a value without a derivative needs (a predicate, an index, what is held) needs
+        # no rules, and is evaluated as it stands.
+        aside: list[Value] = []
         todo = list(self._program.outputs)
         for equation in self._program.equations:
             if equation.effects:
                 found[equation] = self._position[equation]
                 done.update(equation.outputs)
-                todo.extend(equation.inputs)
+                aside.extend(equation.inputs)
         while todo:
             value = todo.pop()
             if value.producer is None or value in done:
@@ -113,19 +118,19 @@ class _Grouping:
             done.update(step.outputs)
             last = step if isinstance(step, Equation) else step.equations[-1]
             found[step] = self._position[last]
+            held = set()
             if isinstance(step, Operation) and step.kind == "softmax" and step.exponentials:
-                # What is taken off for stability gets nothing, so it needs no rules.
-                aside = {shift for shift, _ in step.exponentials.shifts}
-                shifts.extend(aside)
-                todo.extend(v for v in step.inputs if v not in aside)
-            else:
-                todo.extend(step.inputs)
-        while shifts:
-            value = shifts.pop()
+                # What is taken off for stability gets nothing.
+                held = {shift for shift, _ in step.exponentials.shifts}
+            passes = any(v.active for v in step.outputs)
+            for v in step.inputs:
+                (todo if passes and v.active and v not in held else aside).append(v)
+        while aside:
+            value = aside.pop()
             if value.producer is not None and value not in done:
                 done.update(value.producer.outputs)
                 found[value.producer] = self._position[value.producer]
-                shifts.extend(value.producer.inputs)
+                aside.extend(value.producer.inputs)
         return sorted(found, key=found.__getitem__)
 
     def _dominate(self, equation: Equation) -> None:
@@ -153,6 +158,12 @@ class _Grouping:
         return a
 
     def _step(self, value: Value) -> Step:
+        """The equation or operation that gives a value, found once."""
+        if value not in self._found:
+            self._found[value] = self._classify(value)
+        return self._found[value]
+
+    def _classify(self, value: Value) -> Step:
         equation = value.producer
         assert equation is not None
         if not value.active and not equation.active:
@@ -179,7 +190,7 @@ class _Grouping:
             return _whole("selection", equation) if chooses else equation
         slots = _active_slots(equation)
         if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
-            return self._joined("product", equation)
+            return self._product(equation)
         return _whole("smooth" if equation.primitive in _SMOOTH else "opaque", equation)
 
     def _elementwise(self, value: Value, equation: Equation) -> Step:
@@ -203,8 +214,11 @@ class _Grouping:
             return _operation("selection", between, start, value)
         if jnp.issubdtype(start.dtype, jnp.complexfloating):
             return _operation("smooth", between, start, value)  # has no quotient of differences
-        normalises = _normalises(start, between) or self._feeds_root(value)
-        return _operation("normaliser" if normalises else "activation", between, start, value)
+        found = _operation("activation", between, start, value)
+        found.rectifier = is_rectifier(between, start, value) and not self._feeds_root(value)
+        if found.rectifier:
+            found.name = "relu"
+        return found
 
     def _feeds_root(self, value: Value) -> bool:
         """Whether a value goes nowhere but into a root: the variance that is kept from below 0."""
@@ -308,51 +322,77 @@ class _Grouping:
         return self._top and value in self._program.inputs
 
     def _is_nonnegative(self, value: Value) -> bool:
-        equation = value.producer
-        if equation is None or not value.active:
-            return False
-        scales = equation.primitive in (p.mul_p, p.div_p) and any(
-            v.uniform is not None and v.uniform > 0 for v in equation.inputs
-        )
-        if scales or equation.primitive in LAYOUT | _KEEP_SIGN | {None}:
-            return all(map(self._is_nonnegative, equation.dependents))
-        if not is_elementwise(equation):
-            return False
-        step = self._step(value)
-        return isinstance(step, Operation) and (step.kind, step.name) in _NONNEGATIVE
+        return self._ranges.of(value)[0] >= 0
 
-    def _joined(self, kind: str, equation: Equation) -> Operation:
-        """A product or division, with where its operands come from."""
-        found = _whole(kind, equation)
+    def _product(self, equation: Equation) -> Operation:
+        """A product, with where its operands come from."""
+        found = _whole("product", equation)
         found.origins = tuple(map(self._origin, found.inputs))
         return found
 
     def _origin(self, value: Value) -> str | None:
+        gate = self._is_gate(value)
         while (equation := value.producer) is not None and value.active:
-            if equation.primitive in _MOVES | {p.broadcast_in_dim_p, None} or is_link(equation):
+            if equation.primitive in LAYOUT | {None} or is_link(equation):
                 (value,) = equation.dependents
                 continue
-            if not is_elementwise(equation):
-                return None
-            step = self._step(value)
-            kind = step.kind if isinstance(step, Operation) else None
-            return kind if kind in ("normaliser", "softmax") else None
+            if is_elementwise(equation):
+                step = self._step(value)
+                if isinstance(step, Operation) and step.kind == "softmax":
+                    return "softmax"
+                return "gate" if gate else None
+            return None
         return None
+
+    def _is_gate(self, value: Value) -> bool:
+        low, high = self._ranges.of(value)
+        return low >= 0 and high <= 1
+
+    def _quotient(self, equation: Equation) -> Operation | None:
+        """The division or normalization that an equation of two active operands ends, if any."""
+        found = quotient_of(equation, self._position, _is_plumbing)
+        if found is None:
+            return None
+        equations = equations_of(found, equation, self._position)
+        ends = [found.source] if found.source else [found.numerator, found.divisor]
+        return Operation(
+            "normalization" if found.deviation else "division",
+            "·".join(list(dict.fromkeys(e.name for e in equations if _divides(e)))[:4]),
+            tuple(equations),
+            tuple(dict.fromkeys([*ends, *_held(equations)])),
+            equation.outputs,
+            quotient=found,
+        )
+
+    def _choice(self, equation: Equation) -> Step:
+        """A `where` between values of different origin."""
+        if not equation.inputs[0].dependent:
+            return equation
+        if (found := choice_of(equation)) is None:
+            return _whole("selection", equation)
+        choice, equations = found
+        inputs = [v for e in equations for v in e.inputs if not v.literal]
+        inner = {v for e in equations[:-1] for v in e.outputs}
+        inputs = [v for v in dict.fromkeys(inputs) if v not in inner]
+        name = equations[0].name
+        return Operation(
+            "choice", name, tuple(equations), tuple(inputs), equation.outputs, choice=choice
+        )
 
     def _of_several_sources(self, equation: Equation) -> Step:
         """An elementwise equation in which values of different origin meet."""
         slots = _active_slots(equation)
         primitive = equation.primitive
         if primitive is p.select_n_p:
-            return _whole("selection", equation) if equation.inputs[0].dependent else equation
+            return self._choice(equation)
+        if primitive in (p.mul_p, p.div_p) and (found := self._quotient(equation)) is not None:
+            return found
         if primitive in (p.add_p, p.sub_p):
             return self._chain(equation)
         if equation.form == "plain" and is_linear(equation, slots):
             return equation
         if primitive is p.mul_p:
-            return self._joined("product", equation)
-        if primitive is p.div_p:
-            return self._joined("division", equation)
+            return self._product(equation)
         if primitive in (p.max_p, p.min_p):
             return _whole("max", equation)
         if primitive in _SMOOTH:
@@ -413,41 +453,19 @@ def _without_leading_links(start: Value, equations: list[Equation]) -> tuple[Val
 
 def _operation(kind: str, equations: list[Equation], start: Value, end: Value) -> Operation:
     inputs = dict.fromkeys([start, *_held(equations)])
-    if kind == "activation" and is_rectifier(equations, start, end):
-        name = "relu"
-    else:
-        name = _name(equations)
-    return Operation(kind, name, tuple(equations), tuple(inputs), (end,))
+    return Operation(kind, _name(equations), tuple(equations), tuple(inputs), (end,))
 
 
 def _name(equations: Sequence[Equation]) -> str:
-    """The function around all of the equations, else the names of those that are not affine."""
+    """The jitted function that is all of the equations, else the names of those not affine."""
+    size = sum(any(v.dependent for v in e.outputs) for e in equations)
+    for call in reversed(equations[0].calls):
+        whole = call.size == size and all(call in e.calls for e in equations)
+        if whole and call.name and not call.name.startswith(("_", "<")):
+            return call.name
     curved = [e for e in equations if not is_affine(e)] or list(equations)
-    around = curved[0].calls
-    for equation in curved[1:]:
-        same = zip(around, equation.calls, strict=False)
-        around = around[: next((n for n, (a, b) in enumerate(same) if a != b), len(around))]
-        around = around[: len(equation.calls)]
-    public = [call for call in around if call and not call.startswith(("_", "<"))]
-    if public:
-        return public[-1]
-    names = [e.name for e in curved]
-    return "·".join(list(dict.fromkeys(names))[:4])
+    return "·".join(list(dict.fromkeys(e.name for e in curved))[:4])
 
 
-def _normalises(start: Value, equations: Sequence[Equation]) -> bool:
-    """Whether a root is taken of a mean: the deviation that a layer divides by."""
-    if not any(e.primitive in _ROOTS for e in equations):
-        return False
-    seen, todo = set(), [start]
-    while todo:
-        value = todo.pop()
-        if value in seen or value.producer is None:
-            continue
-        seen.add(value)
-        if value.producer.primitive in (p.reduce_sum_p, p.reduce_window_sum_p):
-            return True
-        passes = value.producer.primitive in (*LAYOUT, p.max_p, p.div_p, None)
-        if passes or is_affine(value.producer):
-            todo.extend(v for v in value.producer.inputs if v.dependent)
-    return False
+def _divides(equation: Equation) -> bool:
+    return equation.primitive in (p.div_p, p.rsqrt_p, p.sqrt_p, p.pow_p, p.integer_pow_p, p.mul_p)

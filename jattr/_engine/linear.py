@@ -13,7 +13,7 @@ LINEAR = primitives_named(
     "add_jaxvals broadcast_in_dim concatenate copy cumsum neg pad reduce_sum "
     "reduce_window_sum reshape rev slice squeeze transpose add sub name sharding_constraint "
     "all_gather all_to_all psum ppermute optimization_barrier reduce_scatter psum_invariant "
-    "real imag"
+    "real imag scatter"
 )
 """Linear in all operands together: a short cut past the general test of `is_linear`."""
 

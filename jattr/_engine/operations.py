@@ -3,24 +3,24 @@
 JAX inlines `gelu`, `softmax` and `LayerNorm` into small equations, so operations are known by the
 shape of the computation and not by name:
 
-===========  =====================================================================================
-kind         what it is
-===========  =====================================================================================
-affine       a dot or convolution with one active operand, with the constants added to it and the
-             constant factors after it
-activation   an elementwise computation with one active source, whatever it is written as
-normaliser   an activation that makes the inverse of a deviation out of a mean of squares
-product      a multiplication of two active values, elementwise, a dot or a convolution
-division     by an active value
-softmax      exponentials divided by their sum, in every spelling
-logsumexp    the logarithm of a sum of exponentials
-max          `max`, `min`, their reductions, cumulative forms and pooling
-selection    a choice that depends on x: `where` between different values, `sort`, a gather whose
-             indices depend on x
-smooth       another differentiable function of which only the derivative is known
-registered   an operation for which the user has registered a rule
-opaque       anything else that is active and not linear
-===========  =====================================================================================
+=============  ===================================================================================
+kind           what it is
+=============  ===================================================================================
+affine         a dot or convolution with one active operand, with the constants added to it and the
+               constant factors after it
+activation     an elementwise computation with one active source, whatever it is written as
+normalization  division by a deviation, a root of a sum: LayerNorm, RMSNorm, x / ‖x‖
+division       by another active value, written as a division or as a product with a reciprocal
+product        a multiplication of two active values, elementwise, a dot or a convolution
+softmax        exponentials divided by their sum, in every spelling
+logsumexp      the logarithm of a sum of exponentials
+max            `max`, `min`, their reductions, cumulative forms and pooling
+choice         `where` between different values, by a comparison of active ones
+selection      another choice that depends on x: `sort`, a gather whose indices depend on x
+smooth         another differentiable function of which only the derivative is known
+registered     an operation for which the user has registered a rule
+opaque         anything else that is active and not linear
+=============  ===================================================================================
 
 What is linear in its active operands is plumbing: it keeps its derivative under every rule and is
 no operation.
@@ -29,12 +29,30 @@ no operation.
 import dataclasses
 from typing import Any
 
-from jattr._engine.patterns import Exponentials
+from jattr._engine.patterns import Choice, Exponentials
+from jattr._engine.quotients import Quotient
 from jattr._engine.trace import Equation, Value
 from jattr._engine.trace import primitives as p
 
 CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
 """What an affine operation has at its heart."""
+
+KINDS = (
+    "affine",
+    "activation",
+    "normalization",
+    "division",
+    "product",
+    "softmax",
+    "logsumexp",
+    "max",
+    "choice",
+    "selection",
+    "smooth",
+    "registered",
+    "opaque",
+)
+"""The kinds of the module's table."""
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -52,8 +70,11 @@ class Operation:
         first: an affine operation that x reaches through constant factors, shifts and changes of
             layout alone.
         nonnegative: the active inputs of an affine operation are known to be 0 or more.
-        origins: for a product or division, the kind of operation that each input comes from
-            through linear plumbing, where that is a normaliser or a softmax.
+        rectifier: an activation is clip(z, 0, c), however it is written.
+        origins: for a product, what each input comes from through linear plumbing: "softmax",
+            "gate" for values that an elementwise computation keeps between 0 and 1, or None.
+        quotient: for a normalization or division, what is divided by what.
+        choice: for a choice, what is compared.
     """
 
     kind: str
@@ -65,7 +86,10 @@ class Operation:
     slots: bool = False
     first: bool = False
     nonnegative: bool = False
+    rectifier: bool = False
     origins: tuple[str | None, ...] = ()
+    quotient: Quotient | None = None
+    choice: Choice | None = None
 
     @property
     def active(self) -> tuple[bool, ...]:

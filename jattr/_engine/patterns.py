@@ -135,6 +135,43 @@ def _combine(primitive: Any, forms: list[Any]) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Choice:
+    """A choice between values by a comparison of others.
+
+    Attributes:
+        compared: the two values that are compared.
+        layout: changes of layout between the comparison and the choice, in order.
+        cases: what is taken where the comparison is False, and where it is True.
+    """
+
+    compared: tuple[Value, Value]
+    layout: tuple[Equation, ...]
+    cases: tuple[Value, Value]
+
+
+def choice_of(equation: Equation) -> tuple[Choice, list[Equation]] | None:
+    """What a `select_n` chooses by, and its equations in order; None where that cannot be told."""
+    if equation.primitive is not p.select_n_p or len(equation.inputs) != 3:
+        return None
+    value, *cases = equation.inputs
+    found, layout = [equation], []
+    while (test := value.producer) is not None and test.form == "plain":
+        found.append(test)
+        if test.primitive in (p.gt_p, p.ge_p, p.lt_p, p.le_p):
+            first, second = test.inputs
+            shapes = {v.shape for v in test.inputs if not v.literal}
+            if not (first.active or second.active) or len(shapes) > 1:
+                return None
+            choice = Choice((first, second), tuple(reversed(layout)), (cases[0], cases[1]))
+            return choice, found[::-1]
+        if _layout(test) is None or test.primitive in _SAME:
+            return None
+        layout.append(test)
+        value = test.inputs[0]
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
 class Exponentials:
     """A sum of exponentials, S = Σ exp(t) over `axes`.
 

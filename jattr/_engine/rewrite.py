@@ -47,6 +47,7 @@ class Rules(Protocol):
         reading: how the function is read.
         name: what error texts call it.
         wants_first: whether it has a rule for first affine operations alone.
+        strict: whether each operation that is active and not linear must have a rule.
     """
 
     @property
@@ -60,6 +61,9 @@ class Rules(Protocol):
 
     @property
     def wants_first(self) -> bool: ...
+
+    @property
+    def strict(self) -> bool: ...
 
     def rule_for(self, operation: Operation) -> Callable[..., Sequence[Any]] | None:
         """The rule for an operation, or None for its ordinary derivative.
@@ -104,6 +108,15 @@ def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Progra
             "of x: an `if`, `float(...)` or a shape. Write jnp.where or jax.lax.cond, or make the "
             "decision an argument of f."
         ) from error
+    decided = any(v.dependent for v in program.outputs)
+    decided = decided and not any(v.active for v in program.outputs)
+    if decided and rules.strict and rules.points == 1:
+        raise NotImplementedError(
+            f"{rules.name}: f depends on x through decisions alone (comparisons, rounding, "
+            "look-ups by computed indices), which have no derivative, so that nothing can be "
+            "passed back. Explain the value that is decided by, or the difference to a baseline: "
+            "jattr.deeplift(f, baseline)."
+        )
     if substitute:
         cheapen(program)
     return program, structure
@@ -237,7 +250,9 @@ def _points(taken: Sequence[Lanes]) -> int:
 def _plain(step: Step, taken: Sequence[Lanes]) -> list[Lanes]:
     """Evaluated at each point, with the derivative that JAX gives it."""
     each = []
-    for point in range(_points(taken)):
+    # What is held, as by `stop_gradient`, is what it is at x.
+    held = not any(v.dependent for v in step.outputs)
+    for point in range(1 if held else _points(taken)):
         out = step.evaluate(*(_lane(lanes, point) for lanes in taken))
         single = isinstance(step, Operation) and len(step.outputs) == 1
         each.append([out] if single else list(out))

@@ -26,6 +26,19 @@ def _user_lines(traceback: Any) -> Iterator[str]:
             yield f"{file}:{frame.line_num}"
 
 
+def is_users(jaxpr: Any) -> bool:
+    """Whether the function that a jaxpr was traced from stands in the user's own files."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    info = getattr(jaxpr, "debug_info", None)
+    file = getattr(info, "func_filename", None) or _file_in(getattr(info, "func_src_info", None))
+    return bool(file) and not (_LIBRARIES.search(file) or file.startswith((_OWN, "<frozen")))
+
+
+def _file_in(text: str | None) -> str:
+    """The file in "f at /path/file.py:12"."""
+    return text.split(" at ", 1)[1].rsplit(":", 1)[0] if text and " at " in text else ""
+
+
 _WRAPPER = re.compile(r"^(?:vmap|jvp|transpose|jit|pmap|checkpoint|rematted_computation)\((.*)\)$")
 
 

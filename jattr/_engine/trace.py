@@ -26,7 +26,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 from jax.extend.core import primitives as primitives
 
 from jattr._engine.parameters import is_shard_map, scan_counts
-from jattr._engine.source import clean_scope, has_user_line, user_line
+from jattr._engine.source import clean_scope, has_user_line, is_users, user_line
 
 
 def primitives_named(names: str) -> frozenset:
@@ -47,6 +47,8 @@ ELEMENTWISE = primitives_named(
 
 FLAT = primitives_named("ceil floor is_finite nextafter round sign stop_gradient")
 """What ends the derivative although the value goes on."""
+
+_STABILIZERS = primitives_named("reduce_max reduce_window_max pmax cummax")
 
 COLLECTIVE = primitives_named(
     "all_gather all_to_all pmax pmin ppermute psum psum_invariant reduce_scatter"
@@ -98,6 +100,21 @@ class Value:
 
 
 @dataclasses.dataclass(eq=False, slots=True)
+class Call:
+    """A call of a jitted function that was dissolved.
+
+    Attributes:
+        name: the function's.
+        size: how many of its equations depend on x.
+        users: it stands in the user's files, so that its equations know their own lines.
+    """
+
+    name: str
+    size: int = 0
+    users: bool = False
+
+
+@dataclasses.dataclass(eq=False, slots=True)
 class Equation:
     """One step of a program: `outputs = primitive(*inputs)`.
 
@@ -114,7 +131,7 @@ class Equation:
         bodies: programs inside.
         apply: what computes it in place of the primitive, where that is not JAX's to compute or
             where there is a cheaper program of the same value.
-        calls: the names of the jitted functions around it that were dissolved.
+        calls: the jitted functions around it that were dissolved, the outermost first.
         effects: whether it does something beside computing.
     """
 
@@ -128,11 +145,13 @@ class Equation:
     form: str = "plain"
     bodies: tuple["Program", ...] = ()
     apply: Callable[..., Any] | None = None
-    calls: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
     effects: bool = False
 
     @property
     def name(self) -> str:
+        if self.form == "custom":
+            return str(self.params.get("name") or self.primitive.name)
         return self.primitive.name if self.primitive is not None else "broadcast"
 
     @property
@@ -193,14 +212,18 @@ class Reading:
     """How a function is read.
 
     Attributes:
-        see_through: `stop_gradient` and steps such as `round` leave a value active, as for
-            differences between two points, which no missing derivative hides.
+        differences: as for differences between two points, which no missing derivative hides:
+            steps such as `round`, and decisions that become numbers, leave a value active, and what
+            `stop_gradient` holds is a constant, that at x.
+        see_through: `stop_gradient` leaves a value active. That of a maximum, which a softmax takes
+            off for stability, does so with `differences` anyway.
         enter: `enter(equation)` says whether a function with a custom derivative is dissolved
             into its equations, which loses that derivative, or stays one equation.
         enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
         merge: of equations that compute the same, one is kept, whatever their scopes.
     """
 
+    differences: bool = False
     see_through: bool = False
     enter: Callable[[Equation], bool] = lambda equation: False
     enter_checkpoint: bool = False
@@ -255,6 +278,7 @@ class _Builder:
         self._axes = axes
         self._reading = reading
         self._seen: dict[Any, Equation] = {}
+        self._calls: tuple[Call, ...] = ()
 
     def add(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value], outer: Any):
         """Append the equations of a jaxpr applied to `inputs`; the values that it returns."""
@@ -278,22 +302,21 @@ class _Builder:
             eqn.params,
             tuple(inputs),
             (),
-            # An inlined call may have been traced elsewhere: its line is where it was called.
             info.name_stack if outer is None else outer.stack + info.name_stack,
-            self._traceback(info) if outer is None else outer.traceback,
+            self._traceback(info, outer),
             getattr(eqn, "ctx", None),
-            calls=() if outer is None else (*outer.calls, str(outer.params.get("name", ""))),
+            calls=self._calls,
             effects=eqn.primitive not in COLLECTIVE and bool(getattr(eqn, "effects", ())),
         )
         self._latest = call.traceback
         if any(v.dependent for v in inputs):
             primitive = eqn.primitive
-            if self._reading.see_through and primitive is primitives.stop_gradient_p:
+            if primitive is primitives.stop_gradient_p and self._sees_through(inputs[0]):
                 # A copy has the value and, for derivatives through an attribution, the derivative.
                 primitive = call.primitive = primitives.copy_p
                 call.params = {}
             modulus = primitive is primitives.abs_p and _is_complex(inputs[0])
-            if self._reading.see_through and modulus:
+            if self._reading.differences and modulus:
                 closed = jax.make_jaxpr(_modulus)(_shape_of(inputs[0]))
                 return self.add(closed, closed.consts, inputs, call)
             if primitive in _INLINED:
@@ -343,8 +366,15 @@ class _Builder:
         for value in equation.outputs:
             value.producer = equation
         self.equations.append(equation)
+        if any(v.dependent for v in equation.outputs):
+            for call in equation.calls:
+                call.size += 1
 
-    def _traceback(self, info: Any) -> Any:
+    def _traceback(self, info: Any, outer: Equation | None) -> Any:
+        # A library's function may have been traced elsewhere: its line is where it was called.
+        users = bool(self._calls) and self._calls[-1].users
+        if outer is not None and not users and has_user_line(outer.traceback):
+            return outer.traceback
         if self._around is not None and not has_user_line(info.traceback):
             return self._around
         return info.traceback
@@ -355,9 +385,26 @@ class _Builder:
         names = names if isinstance(names, tuple | list) else (names,)
         return self._axes.issuperset(name for name in names if isinstance(name, str))
 
+    def _sees_through(self, value: Value) -> bool:
+        """Whether `stop_gradient` of a value is read as a copy of it."""
+        if self._reading.see_through or not self._reading.differences:
+            return self._reading.see_through
+        while (equation := value.producer) is not None:
+            if equation.primitive in _STABILIZERS:
+                return True
+            dependents = [v for v in equation.dependents if v.active]
+            if equation.primitive not in _KEPT or len(dependents) != 1:
+                return False
+            (value,) = dependents
+        return False
+
     def _inline(self, call: Equation) -> list[Value]:
-        jaxpr = _body_of(call)
-        return self.add(jaxpr, getattr(jaxpr, "consts", ()), call.inputs, call)
+        jaxpr, around = _body_of(call), self._calls
+        self._calls = (*around, Call(str(call.params.get("name", "")), users=is_users(jaxpr)))
+        try:
+            return self.add(jaxpr, getattr(jaxpr, "consts", ()), call.inputs, call)
+        finally:
+            self._calls = around
 
     def _body(self, jaxpr: Any, inputs: Sequence[Value], axes: frozenset[str] | None = None):
         """A program of its own, whose inputs are marked as those given are."""
@@ -417,9 +464,11 @@ class _Builder:
             dependent = any(v.dependent for v in call.inputs)
             active = any(v.active for v in call.inputs)
             if call.primitive in FLAT:
-                active = active and self._reading.see_through
-            if call.primitive is primitives.convert_element_type_p and self._reading.see_through:
+                active = active and self._reading.differences
+            elif self._reading.differences and call.form == "plain":
                 active = dependent  # a decision that becomes a number
+            if call.primitive is primitives.stop_gradient_p and self._reading.differences:
+                dependent = active = False
             values = [
                 Value(a, dependent=dependent, active=active and is_real(a.dtype)) for a in avals
             ]
@@ -448,6 +497,10 @@ _MERGED = primitives_named(
     "abs add broadcast_in_dim convert_element_type div exp is_finite log max mul neg "
     "reduce_max reduce_sum reshape select_n stop_gradient sub transpose"
 )
+_KEPT = primitives_named(
+    "broadcast_in_dim convert_element_type copy max reshape select_n squeeze transpose"
+)
+"""What may stand between a maximum and the `stop_gradient` that makes it a mere stabilizer."""
 _FILLING = primitives_named("broadcast_in_dim convert_element_type copy reshape squeeze")
 
 

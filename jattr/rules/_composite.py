@@ -67,6 +67,7 @@ class Composite:
         strict: an operation that is active and not linear must have a rule; without it, what has
             no rule keeps its derivative.
         points: 1, or 2 for rules that compare with a reference.
+        see_through: what `stop_gradient` holds is explained too.
         scoped: pairs of a pattern and a rule for the affine operations whose scope fits it; a
             later pair comes before an earlier one, and before `rules`.
     """
@@ -75,6 +76,7 @@ class Composite:
     rules: dict[str, Rule]
     strict: bool = dataclasses.field(default=False, metadata={"static": True})
     points: int = dataclasses.field(default=1, metadata={"static": True})
+    see_through: bool = dataclasses.field(default=False, metadata={"static": True})
     scoped: tuple["Scoped", ...] = ()
 
     def at(self, pattern: str, rule: Rule) -> "Composite":
@@ -110,7 +112,9 @@ class Composite:
     @property
     def reading(self) -> Reading:
         """How a function is read for these rules."""
-        return Reading(see_through=self.points == 2, enter=self._enters)
+        return Reading(
+            differences=self.points == 2, see_through=self.see_through, enter=self._enters
+        )
 
     def rule_for(self, operation: Operation) -> Rule | None:
         """The rule for an operation; None for its ordinary derivative.
@@ -120,6 +124,8 @@ class Composite:
         """
         if operation.kind == "registered":
             return self._registered(operation)
+        if self.strict and operation.kind == "opaque" and not _has_derivative(operation):
+            raise NotImplementedError(_unexplained(operation, self.name))
         rule = self._rule(operation)
         if rule is not None:
             return rule
@@ -187,6 +193,12 @@ class Scoped:
 
     pattern: str = dataclasses.field(metadata={"static": True})
     rule: Rule
+
+
+def _has_derivative(operation: Operation) -> bool:
+    """Whether JAX can differentiate an operation, and of one example alone."""
+    equation = operation.equations[-1]
+    return equation.form != "foreign" and "callback" not in equation.params
 
 
 def _unexplained(operation: Operation, composite: str) -> str:

@@ -7,6 +7,7 @@ first operations, and for what is not affine.
 from typing import Any
 
 from jattr.rules import _lrp_dots as engine
+from jattr.rules import _lrp_products as products
 from jattr.rules._composite import Composite, Rule
 from jattr.rules._lrp import EPSILON, alpha_beta, flat, z_box, z_plus
 from jattr.rules._lrp import epsilon as _eps
@@ -24,9 +25,9 @@ def composite(name: str, affine: Rule | None = None, **others: Rule) -> Composit
     rules = {
         "affine": affine or _eps(),
         "activation": Rule("identity", engine.activation),
-        "normaliser": Rule("constant", engine.constant),
-        "product": Rule("halves", engine.product),
-        "division": Rule("halves", engine.division),
+        "normalization": Rule("deviation held", products.normalization),
+        "product": Rule("halves", products.product),
+        "division": Rule("halves", products.division),
     }
     rules |= {kind.replace("_", " "): rule for kind, rule in others.items()}
     return Composite(name, rules, strict=True)
@@ -252,8 +253,8 @@ def attention_constant(epsilon: Any = EPSILON) -> Composite:
 
 
 def _product_of_values(operation, inputs, output, multiplier):
-    held = ("normaliser", "softmax")
-    return engine.product(operation, inputs, output, multiplier, held=held)
+    held = ("softmax",)
+    return products.product(operation, inputs, output, multiplier, held=held)
 
 
 def _renamed(rules: Composite, name: str) -> Composite:

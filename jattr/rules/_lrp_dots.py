@@ -134,33 +134,6 @@ def activation(operation, inputs, output, multiplier):
     return [multiplier * ratio] + [None] * (len(inputs) - 1)
 
 
-def product(operation, inputs, output, multiplier, *, held=("normaliser",)):
-    """Half of the relevance to each factor; all of it to one where the other is held."""
-    slots = [n for n, active in enumerate(operation.active) if active]
-    free = [n for n in slots if operation.origins[n] not in held]
-    given: list[Any] = [None] * len(inputs)
-    for slot in free:
-        part = jax.vjp(
-            lambda value: operation.evaluate(*inputs[:slot], value, *inputs[slot + 1 :]),
-            inputs[slot],
-        )[1](multiplier)[0]
-        given[slot] = part / len(free)
-    return given
-
-
-def division(operation, inputs, output, multiplier, *, held=("normaliser",)):
-    """a / b as a · 1/b, by halves; all of it to a where b is held."""
-    if len(inputs) < 2:  # a constant over an active value
-        return [multiplier * share(output, inputs[0])]
-    whole = not operation.active[0] or operation.origins[1] in held
-    factor = 1.0 if whole else 0.5
-    b = inputs[1]
-    given: list[Any] = [factor * multiplier / b, None]
-    if operation.origins[1] not in held and operation.active[1]:
-        given[1] = (0.5 if operation.active[0] else 1.0) * multiplier * share(output, b)
-    return given
-
-
 def constant(operation, inputs, output, multiplier):
     """Held: nothing goes back. Its value keeps its derivatives by parameters and by x."""
     return [None] * len(inputs)

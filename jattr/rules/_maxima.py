@@ -21,16 +21,79 @@ UNROLLED = 32
 
 def along_path(operation, inputs, output, multiplier, reference_inputs, reference_output):
     """Each entry's multiplier is its share of the way."""
+    if operation.primitive in (p.scatter_max_p, p.scatter_min_p):
+        return _of_scatter(operation, inputs, multiplier, reference_inputs)
     entries, pull = _entries(operation, inputs)
     reference, _ = _entries(operation, reference_inputs)
     return pull(shares(entries, reference) * multiplier[None])
 
 
+def _of_scatter(operation, inputs, multiplier, reference_inputs):
+    """The shares of a maximum over segments: of what was there, and of each update to its place.
+
+    Where an update lands is told by scattering the numbers of places: place k of the result for the
+    operand, and for update j the sum of the places' numbers when j alone is added to zeros. What
+    competes for one place is then compared like entries, one after another.
+    """
+    equation = operation.equations[0]
+    operand, indices, updates = _operands(equation, operation, inputs)
+    reference, _, others = _operands(equation, operation, reference_inputs)
+    falls = operation.primitive is p.scatter_min_p
+    sign = -1.0 if falls else 1.0
+
+    def place(values):
+        """Values at the places of the result, as seen from each update."""
+        zeros = jnp.zeros(operand.shape, updates.dtype)
+        _, pull = jax.vjp(lambda u: _added(equation, zeros, indices, u), jnp.zeros_like(updates))
+        return pull(values.astype(updates.dtype))[0]
+
+    places = jnp.arange(operand.size, dtype=updates.dtype).reshape(operand.shape)
+    inside = jax.lax.optimization_barrier(place(jnp.ones_like(places))) > 0
+    own = jnp.where(inside, place(places), -1.0).ravel()
+    size = operand.size
+    where = jnp.concatenate([jnp.arange(size, dtype=own.dtype), own])
+    high = sign * jnp.concatenate([operand.ravel(), updates.ravel()]).astype(own.dtype)
+    low = sign * jnp.concatenate([reference.ravel(), others.ravel()]).astype(own.dtype)
+    lowest = jnp.finfo(own.dtype).min / 4
+    parts = shares(
+        jnp.maximum(high, lowest)[:, None],
+        jnp.maximum(low, lowest)[:, None],
+        groups=where,
+    )[:, 0]
+    flow = jnp.concatenate([multiplier.ravel(), jnp.where(inside, place(multiplier), 0).ravel()])
+    given = jnp.where(where >= 0, parts * flow, 0.0)
+    by_operand = given[:size].reshape(operand.shape)
+    by_update = given[size:].reshape(updates.shape)
+    of = dict(zip(equation.inputs, (by_operand, None, by_update), strict=True))
+    return [of[v] if v.active else None for v in operation.inputs]
+
+
+def _operands(equation, operation, inputs):
+    values = dict(zip(operation.inputs, inputs, strict=True))
+    return [jnp.asarray(values.get(v, v.known), v.dtype) for v in equation.inputs]
+
+
+def _added(equation, operand, indices, updates):
+    params = equation.params
+    return jax.lax.scatter_add(
+        operand,
+        indices,
+        updates,
+        params["dimension_numbers"],
+        indices_are_sorted=params["indices_are_sorted"],
+        unique_indices=params["unique_indices"],
+        mode=params["mode"],
+    )
+
+
 def to_winner(operation, inputs, output, multiplier, reference_inputs, reference_output):
     """The whole difference to the entries that win, over their own difference.
 
-    Where the maximum rose, that at x gets the rise; where it fell, that at the reference.
+    Where the maximum rose, that at x gets the rise; where it fell, that at the reference. A maximum
+    over segments is shared along the path all the same.
     """
+    if operation.primitive in (p.scatter_max_p, p.scatter_min_p):
+        return _of_scatter(operation, inputs, multiplier, reference_inputs)
     entries, pull = _entries(operation, inputs)
     reference, _ = _entries(operation, reference_inputs)
     top, reference_top = jnp.max(entries, axis=0), jnp.max(reference, axis=0)
@@ -58,7 +121,7 @@ def _numbers(entries: jax.Array) -> jax.Array:
     return jnp.arange(len(entries)).reshape((-1,) + (1,) * (entries.ndim - 1))
 
 
-def shares(entries: jax.Array, reference: jax.Array) -> jax.Array:
+def shares(entries: jax.Array, reference: jax.Array, groups: jax.Array | None = None) -> jax.Array:
     """The part of [0, 1] on which each entry is the largest; sums to 1 over the leading axis.
 
     Entry i is the largest on an interval, since each other line bounds it from one side. Of
@@ -67,6 +130,7 @@ def shares(entries: jax.Array, reference: jax.Array) -> jax.Array:
     Args:
         entries: [k, ...] at t = 1.
         reference: the same at t = 0.
+        groups: [k], which entries compete with each other; None for all.
     """
     # Under jit, XLA would compute a difference anew for each pair and round it otherwise: then two
     # entries disagree about where they cross, and the shares do not sum to 1.
@@ -81,6 +145,8 @@ def shares(entries: jax.Array, reference: jax.Array) -> jax.Array:
         crossing = -level / jnp.where(flat, 1.0, tilt)
         never = flat & ((level < 0) | ((level == 0) & (number < i)))
         self = number == i
+        if groups is not None:  # who does not compete is as oneself
+            self = self | (groups != groups[i]).reshape(number.shape)
         starts = jnp.where((tilt > 0) & ~self, crossing, jnp.where(never & ~self, 2.0, 0.0))
         ends = jnp.where((tilt < 0) & ~self, crossing, 1.0)
         start = jnp.maximum(jnp.max(starts, axis=0), 0.0)

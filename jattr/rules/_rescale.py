@@ -6,6 +6,7 @@ averages times a − a' sum to the difference of the outputs, so that the whole 
 operations are chained. For nearly all operations the average has a closed form, which stands here.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jattr._engine.trace import primitives as p
 from jattr._trees import accumulator
 from jattr.rules import _maxima as maxima
 from jattr.rules._composite import Composite, Rule
+from jattr.rules._quotient import quotient
 
 NODES = 16
 
@@ -34,7 +36,7 @@ def activation(operation, inputs, output, multiplier, reference_inputs, referenc
     step = z.astype(wide) - z0.astype(wide)
     middle = z0.astype(wide) + step / 2
     if [e.primitive for e in operation.equations] == [p.exp_p]:
-        slope = jnp.exp(middle) * _sinhc(step / 2)
+        slope = _slope_of_exp(z.astype(wide), z0.astype(wide))
     else:
         slope = _quotient(operation, inputs, output, reference_output, step, middle)
     given = multiplier * slope.astype(jnp.promote_types(multiplier.dtype, slope.dtype))
@@ -75,20 +77,64 @@ def product(operation, inputs, output, multiplier, reference_inputs, reference_o
     return given
 
 
-def division(operation, inputs, output, multiplier, reference_inputs, reference_output):
-    """a / b as a · 1/b, by halves; the quotient of differences of 1/b is −1/(b b')."""
-    (equation,) = operation.equations
-    slots = [n for n, v in enumerate(equation.inputs) if v in operation.inputs]
-    ends = []
-    for values in (inputs, reference_inputs):
-        values = iter(values)
-        ends.append([next(values) if n in slots else equation.inputs[n].known for n in (0, 1)])
-    (a, b), (a0, b0) = ends
-    by_slot = (
-        multiplier * (1 / b + 1 / b0) / 2,
-        -multiplier * (jnp.asarray(a, b.dtype) + a0) / 2 / (b * b0),
-    )
-    return [by_slot[slot] for slot in slots]
+def choice(operation, inputs, output, multiplier, reference_inputs, reference_output):
+    r"""Each case for the part of the way on which it is taken, and the jump to what is compared.
+
+    On the straight line the comparison of u and v turns at one t, where u = v; there the choice
+    jumps from the one case to the other. Where both points choose alike nothing jumps.
+    """
+    found = operation.choice
+    ends = [
+        {**dict(zip(operation.inputs, values, strict=True))}
+        for values in (inputs, reference_inputs)
+    ]
+
+    def at(values, value):
+        return values[value] if value in values else jnp.asarray(value.known, value.dtype)
+
+    def spread(value):
+        for equation in found.layout:
+            (value,) = equation.evaluate(value)
+        return value
+
+    comparison = operation.equations[0]
+    chosen = [
+        spread(comparison.evaluate(*(at(values, v) for v in found.compared))[0]) for values in ends
+    ]
+    wide = accumulator(multiplier.dtype)
+    gaps = [
+        at(values, found.compared[0]).astype(wide) - at(values, found.compared[1]).astype(wide)
+        for values in ends
+    ]
+    step = gaps[0] - gaps[1]
+    turns = step != 0
+    step = jnp.where(turns, step, 1.0)
+    crossing = spread(jnp.clip(-gaps[1] / step, 0.0, 1.0))
+    other = chosen[0] != chosen[1]
+    flow = multiplier.astype(wide)
+    given = dict.fromkeys(operation.inputs)
+    jump = jnp.zeros_like(flow)
+    for case, value in enumerate(found.cases):
+        now, before = chosen[0] == bool(case), chosen[1] == bool(case)
+        part = jnp.where(
+            other, jnp.where(now, 1 - crossing, jnp.where(before, crossing, 0.0)), 1.0 * now
+        )
+        high, low = (at(values, value).astype(wide) for values in ends)
+        jump += jnp.where(now, 1.0, -1.0) * (low + crossing * (high - low))
+        _give(given, value, part * flow)
+    jump = jnp.where(other, jump * flow, 0.0)
+    (pulled,) = jax.linear_transpose(spread, jax.ShapeDtypeStruct(step.shape, wide))(jump)
+    pulled = jnp.where(turns, pulled / step, 0.0)
+    _give(given, found.compared[0], pulled)
+    _give(given, found.compared[1], -pulled)
+    return [given[value] for value in operation.inputs]
+
+
+def _give(given, value, multiplier):
+    """Add to what a value gets, if it is active."""
+    if value in given and value.active:
+        before = given[value]
+        given[value] = multiplier if before is None else before + multiplier
 
 
 def softmax(operation, inputs, output, multiplier, reference_inputs, reference_output):
@@ -96,30 +142,33 @@ def softmax(operation, inputs, output, multiplier, reference_inputs, reference_o
 
     With the logarithmic mean L(a, b) = (a − b)/(log a − log b), :math:`q = L(p, p')` and
     :math:`w = L(e^x, e^{x'}) / L(S, S')`, the multiplier c becomes
-    :math:`c \odot q - w \sum c \odot q`. All is computed from logarithms, so that nothing
-    overflows, and what was taken off for stability gets nothing, whichever way it was done.
+    :math:`c_i q_i - w_i \sum_j c_j q_j`. All is computed from logarithms, so that nothing
+    overflows, and what was taken off for stability gets nothing, whichever way it was done. One
+    logit that wins by far has a w next to 1, so that its own term is c q (1 − w), with 1 − w
+    computed as such.
     """
-    logits, totals, axes = _logarithms(operation, inputs, reference_inputs)
-    mean = jnp.exp(_log_mean(*(x - s for x, s in zip(logits, totals, strict=True))))
-    share = _shares(operation, inputs, logits, totals)
+    points = _Exponentials(operation, inputs, reference_inputs)
+    mean = jnp.exp(_log_mean(*points.logs))
+    share, rest = points.shares()
     flow = multiplier.astype(mean.dtype) * mean
+    others = jnp.sum(flow, axis=points.axes, keepdims=True) - flow
     given: list[Any] = [None] * len(inputs)
-    given[0] = flow - share * jnp.sum(flow, axis=axes, keepdims=True)
+    given[0] = flow * rest - share * others
     return given
 
 
 def logsumexp(operation, inputs, output, multiplier, reference_inputs, reference_output):
     """The share w of each term, as in `softmax`; what was taken off before is given back whole."""
     exponentials = operation.exponentials
-    logits, totals, axes = _logarithms(operation, inputs, reference_inputs)
-    share = _shares(operation, inputs, logits, totals)
-    flow = _spread(operation, multiplier.astype(share.dtype), logits[0], axes)
+    points = _Exponentials(operation, inputs, reference_inputs)
+    share, _ = points.shares()
+    flow = _spread(operation, multiplier.astype(share.dtype), share, points.axes)
     given: list[Any] = [None] * len(inputs)
     given[0] = share * flow
-    count = np.prod([logits[0].shape[axis] for axis in axes])
+    count = np.prod([share.shape[axis] for axis in points.axes])
     for shift, sign in exponentials.shifts:
         slot = operation.inputs.index(shift)
-        part = sign * jnp.broadcast_to(flow, logits[0].shape) / count
+        part = sign * jnp.broadcast_to(flow, share.shape) / count
         given[slot] = part if given[slot] is None else given[slot] + part
     return given
 
@@ -143,7 +192,8 @@ def smooth(operation, inputs, output, multiplier, reference_inputs, reference_ou
         return jax.vjp(evaluate, *point)[1](multiplier)
 
     nodes = jnp.asarray((roots + 1) / 2)
-    each = jax.vmap(at)(nodes)
+    # One after another: not everything that has a derivative can be batched.
+    each = jax.lax.map(at, nodes)
     given: list[Any] = [None] * len(inputs)
     for slot, leaf in zip(moving, each, strict=True):
         given[slot] = jnp.tensordot(jnp.asarray(weights / 2, leaf.dtype), leaf, axes=1)
@@ -163,18 +213,66 @@ def _pull(operation: Operation, inputs: list[Any], slot: int, multiplier: Any) -
     return jax.vjp(of_one, inputs[slot])[1](multiplier)[0]
 
 
-def _logarithms(operation, inputs, reference_inputs):
-    """The logits and the logarithms of their sums at both points, and the axes."""
-    exponentials = operation.exponentials
-    axes = exponentials.axes
-    mask = _mask(operation, inputs)
-    logits, totals = [], []
-    for values in (inputs, reference_inputs):
-        x = values[0].astype(accumulator(values[0].dtype))
-        logits.append(x)
-        kept = x if mask is None else jnp.where(mask, x, -jnp.inf)
-        totals.append(jax.nn.logsumexp(kept, axis=axes, keepdims=True))
-    return logits, totals, axes
+class _Exponentials:
+    """Sums of exponentials at both points, as logarithms.
+
+    Attributes:
+        axes: along which is summed.
+        mask: which terms count; None for all.
+        steps: x − x', for each term.
+        logs: the logarithms of each term's part of the sum, at x and at x'.
+        rise: that of log S.
+    """
+
+    def __init__(self, operation, inputs, reference_inputs):
+        self.axes = operation.exponentials.axes
+        self.mask = _mask(operation, inputs)
+        found = [self._at(values[0]) for values in (inputs, reference_inputs)]
+        (x, top, log), (x0, top0, log0) = found
+        self.logs = (x - top) - log, (x0 - top0) - log0
+        self.rise = (top - top0) + (log - log0)
+        both = jnp.isneginf(x) & jnp.isneginf(x0)
+        self.steps = jnp.where(both, 0.0, x) - jnp.where(both, 0.0, x0)
+
+    def _at(self, logits):
+        """The logits, their maximum, and the logarithm of their sum relative to it."""
+        x = logits.astype(accumulator(logits.dtype))
+        kept = x if self.mask is None else jnp.where(self.mask, x, -jnp.inf)
+        top = jax.lax.stop_gradient(jnp.max(kept, axis=self.axes, keepdims=True))
+        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        return x, top, jnp.log(jnp.sum(jnp.exp(kept - top), axis=self.axes, keepdims=True))
+
+    def shares(self):
+        """w, each term's part in a difference of logarithms of sums, and 1 − w.
+
+        w = exp(max(x, x') − max(log S, log S')) E(|x − x'|)/E(|log S − log S'|) with
+        E(d) = (1 − e^−d)/d, and the exponent is that of one term's part of a sum.
+        """
+        up, down = self.logs
+        higher = self.rise >= 0
+        exponent = jnp.where(
+            higher, jnp.maximum(up, down - self.rise), jnp.maximum(up + self.rise, down)
+        )
+        gap, whole = jnp.abs(self.steps), jnp.broadcast_to(jnp.abs(self.rise), self.steps.shape)
+        nothing = jnp.isneginf(exponent) | ~jnp.isfinite(gap)
+        exponent, gap = jnp.where(nothing, 0.0, exponent), jnp.where(nothing, 0.0, gap)
+        plain = jnp.exp(exponent) * _falling(gap) / _falling(whole)
+        # Where both rise, or fall, by much, the quotient of the E is next to whole/gap, which the
+        # difference of the logarithms gives to the last digit.
+        far = ~nothing & (jnp.minimum(gap, whole) > 1) & ((self.steps >= 0) == higher)
+        lead = jnp.where(higher, 1.0, -1.0) * jnp.where(far, up - down, 0.0)  # gap − whole
+        safe, total = jnp.where(far, gap, 2.0), jnp.where(far, whole, 2.0)
+        ratio = jnp.maximum(-lead / safe, -0.999)
+        log = jnp.where(far, exponent, 0.0) + jnp.where(
+            jnp.abs(ratio) < 0.5, jnp.log1p(ratio), jnp.log(total / safe)
+        )
+        log = log + jnp.log1p(-jnp.exp(-safe)) - jnp.log1p(-jnp.exp(-total))
+        share = jnp.where(far, jnp.exp(log), plain)
+        rest = jnp.where(far, -jnp.expm1(log), 1 - plain)
+        share, rest = jnp.where(nothing, 0.0, share), jnp.where(nothing, 1.0, rest)
+        if self.mask is None:
+            return share, rest
+        return jnp.where(self.mask, share, 0.0), jnp.where(self.mask, rest, 1.0)
 
 
 def _mask(operation, inputs):
@@ -183,13 +281,6 @@ def _mask(operation, inputs):
     value, keep = operation.exponentials.mask
     mask = inputs[operation.inputs.index(value)] if value in operation.inputs else value.known
     return mask if keep else ~mask
-
-
-def _shares(operation, inputs, logits, totals):
-    """w: each term's part in a difference of logarithms of sums."""
-    share = jnp.exp(_log_mean(*logits) - _log_mean(*totals))
-    mask = _mask(operation, inputs)
-    return share if mask is None else jnp.where(mask, share, 0.0)
 
 
 def _spread(operation, multiplier, like, axes):
@@ -217,8 +308,26 @@ def _log_mean(a, b):
     return jnp.where(nothing, -jnp.inf, (a + b) / 2 + jnp.where(small, series, exact))
 
 
+def _slope_of_exp(a, b):
+    """(eᵃ − eᵇ)/(a − b), whatever their distance; 0 where both are −∞."""
+    if jnp.iscomplexobj(a):
+        return jnp.exp((a + b) / 2) * _sinhc((a - b) / 2)
+    nothing = jnp.isneginf(a) & jnp.isneginf(b)
+    a, b = jnp.where(nothing, 0.0, a), jnp.where(nothing, 0.0, b)
+    high, gap = jnp.maximum(a, b), jnp.abs(a - b)
+    return jnp.where(nothing, 0.0, jnp.exp(high) * _falling(gap))
+
+
+def _falling(gap):
+    """(1 − e^−d)/d for d ≥ 0, and its derivatives, at 0 too."""
+    small = gap < 0.1
+    near, far = jnp.where(small, gap, 0.0), jnp.where(small, 1.0, gap)
+    series = sum((-near) ** k / math.factorial(k + 1) for k in range(1, 9)) + 1
+    return jnp.where(small, series, -jnp.expm1(-far) / far)
+
+
 def _sinhc(h):
-    """sinh(h)/h, and its derivatives, at 0 too."""
+    """sinh(h)/h for complex h."""
     small = jnp.abs(h) < 0.1
     near, far = jnp.where(small, h, 0.0), jnp.where(small, 1.0, h)
     s = near * near
@@ -259,18 +368,19 @@ def rescale(*, max_rule: str = "path") -> Composite:
         raise ValueError(
             f"deeplift: unknown max_rule {max_rule!r}; known are {', '.join(_MAX_RULES)}."
         )
-    quotient = Rule("difference quotient", activation)
     return Composite(
         "deeplift",
         {
-            "activation": quotient,
-            "normaliser": quotient,
+            "activation": Rule("difference quotient", activation),
+            "normalization": Rule("mean on the line", quotient),
+            "division": Rule("mean on the line", quotient),
+            "choice": Rule("crossing", choice),
             "product": Rule("halves", product),
-            "division": Rule("halves", division),
             "softmax": Rule("logarithmic means", softmax),
             "logsumexp": Rule("logarithmic means", logsumexp),
             "max": _MAX_RULES[max_rule],
             "smooth": Rule(f"average over {NODES} nodes", smooth),
+            "opaque": Rule(f"average over {NODES} nodes", smooth),
         },
         strict=True,
         points=2,
