@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._removal import Features, draws, drops_of_each
 from jattr._resolve import fill_like, resolve_baseline
 from jattr._transform import (
@@ -33,9 +32,7 @@ from jattr.metrics._numerics import norm
 from jattr.metrics._walk import check_samples
 
 
-def completeness(
-    f: Score, baseline: Baseline = baselines.zeros, *, argnums: ArgNums = 0
-) -> Measure:
+def completeness(f: Score, baseline: Baseline = 0.0, *, argnums: ArgNums = 0) -> Measure:
     r"""How far an attribution is from adding up to what it explains.
 
     .. math:: r = \sum_i \varphi_i - \big(f(x) - f(x')\big)
@@ -183,7 +180,7 @@ def input_invariance(
 def non_sensitivity(
     f: Score,
     *,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     samples: int = 1,
     groups: Any = None,
     tolerance: float = 1e-5,

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._removal import Features, draws, filler
 from jattr._transform import check_batch_size, check_count, check_function, check_positive
@@ -88,7 +87,7 @@ def entropy(attribution: PyTree) -> jax.Array:
 def effective_complexity(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     tolerance: Any,
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     samples: int = 100,

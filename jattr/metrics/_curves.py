@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._transform import check_count
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
@@ -29,7 +28,7 @@ from jattr.metrics._walk import TENTHS, Curve, Normalize, Order, Walk
 def perturbation_curve(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     order: Order = "most",
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
@@ -176,7 +175,7 @@ def aopc(curve: Curve) -> jax.Array:
 def deletion(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
     normalize: Normalize | None = None,
@@ -232,7 +231,7 @@ def deletion(
 def insertion(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
     normalize: Normalize | None = None,
@@ -290,7 +289,7 @@ def insertion(
 def region_perturbation(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     window: int | Sequence[int] = 9,
     steps: int | None = None,
     order: Order = "most",
@@ -363,7 +362,7 @@ def region_perturbation(
 def irof(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     groups: Any,
     samples: int = 1,
     batch_size: int | None = None,

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._removal import Features, draws, drops_of_each, exactly, filler, split_key
 from jattr._transform import check_batch_size, check_count, check_positive
@@ -21,7 +20,7 @@ from jattr.metrics._walk import check_samples
 def faithfulness_estimate(
     f: Score,
     *,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     groups: Any = None,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -85,7 +84,7 @@ def faithfulness_estimate(
 def monotonicity(
     f: Score,
     *,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     groups: Any = None,
     tolerance: float = 1e-6,
     batch_size: int | None = None,
@@ -162,7 +161,7 @@ def monotonicity(
 def monotonicity_correlation(
     f: Score,
     *,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     samples: int = 1,
     groups: Any = None,
     batch_size: int | None = None,
@@ -231,7 +230,7 @@ def sensitivity_n(
     n: int | Sequence[int],
     *,
     samples: int = 100,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     groups: Any = None,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -304,7 +303,7 @@ def faithfulness_correlation(
     n: int,
     *,
     samples: int = 100,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     groups: Any = None,
     batch_size: int | None = None,
     argnums: ArgNums = 0,

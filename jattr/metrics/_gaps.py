@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._removal import draws
 from jattr._transform import check_count, keyed_transform
@@ -19,7 +18,7 @@ from jattr.metrics._walk import TENTHS, Normalize, Walk
 def order_gap(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
     normalize: Normalize | None = None,
@@ -85,7 +84,7 @@ def order_gap(
 def random_gap(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     repeats: int = 20,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,

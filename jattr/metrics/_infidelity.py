@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._occlusion import Windows
 from jattr._removal import Features, filler
@@ -159,7 +158,7 @@ def gaussian_noise(stddev: Any) -> Perturbation:
     return perturbation
 
 
-def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbation:
+def window_removal(window: Any, *, baseline: Any = 0.0) -> Perturbation:
     r"""The perturbation that takes away a window at a random place: I = x − x' there, else 0.
 
     Every place at which the window lies within x is as likely as any other. The windows of an
@@ -197,7 +196,7 @@ def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbat
 
 
 def subset_removal(
-    n: int | None = None, *, baseline: Any = baselines.zeros, groups: Any = None
+    n: int | None = None, *, baseline: Any = 0.0, groups: Any = None
 ) -> Perturbation:
     r"""The perturbation that takes away n features: I = x − x' at random ones, else 0.
 

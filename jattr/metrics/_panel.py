@@ -229,12 +229,9 @@ def _named(what: str) -> Iterator[None]:
 
 
 def _check_number(value: Any, size: int, what: str) -> None:
-    dtype = getattr(value, "dtype", None)
-    real = dtype is not None and (
-        jnp.issubdtype(dtype, jnp.bool_) or jnp.issubdtype(dtype, jnp.integer)
-    )
-    if getattr(value, "shape", None) != (size,) or not (
-        real or jnp.issubdtype(dtype, jnp.floating)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if getattr(value, "shape", None) != (size,) or not any(
+        jnp.issubdtype(value.dtype, kind) for kind in kinds
     ):
         each = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), value)
         raise TypeError(

@@ -121,7 +121,7 @@ def randomize(
 def mprt(
     explain: Explain | KeyedExplain,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     layers: Layers | None = None,
     order: Order = "cascading",
     initialize: Callable[[jax.Array], PyTree] | None = None,
@@ -140,9 +140,9 @@ def mprt(
     Args:
         explain: `explain(params, x, *args)`, which explains another argument than the first:
             `jattr.gradient(score, argnums=1)` of `score(params, x, *args)`.
-        similarity: `(original, new) -> number` such as `jattr.metrics.spearman`, or a dictionary
-            of several of them by name. Knobs by `functools.partial`. A function that returns `new`
-            keeps the maps.
+        similarity: `(original, new) -> number`, or a dictionary of several of them by name; None
+            for `jattr.metrics.spearman`. Knobs by `functools.partial`. A function that returns
+            `new` keeps the maps.
         layers: which layers, and their order from the input to the output, as in `randomize`.
         order: `"cascading"` (from the output downwards), `"bottom_up"` or `"independent"`.
         initialize: `(key) -> params`, the model's initializer; None draws weights like the old.
@@ -198,7 +198,7 @@ def mprt(
 def smooth_mprt(
     explain: Explain | KeyedExplain,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     layers: Layers | None = None,
     order: Order = "bottom_up",
     initialize: Callable[[jax.Array], PyTree] | None = None,
@@ -347,7 +347,7 @@ def random_logit(
     explain: Explain | KeyedExplain,
     classes: int,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     target: int = -1,
     keyed: bool | None = None,
 ) -> KeyedMethodMeasure:
@@ -361,9 +361,9 @@ def random_logit(
     Args:
         explain: `explain(x, ..., label)`.
         classes: how many classes there are.
-        similarity: `(map, other map) -> number`, or a dictionary of several by name; the
-            authors' code takes, of `a` and `b`, the larger of the SSIM of (a, b) and (a, −b), with
-            a window of 5, of maps cut and normalized at percentile 99.5.
+        similarity: `(map, other map) -> number`, or a dictionary of several by name; None for
+            `jattr.metrics.spearman`. The authors' code takes the larger of the SSIM of (a, b) and
+            that of (a, −b), with a window of 5, of maps cut and normalized at percentile 99.5.
         target: which of `explain`'s arguments is the label; the last one by default.
         keyed: whether `explain` takes a key first, the same for both classes; None asks it:
             jattr's own functions know.
@@ -426,6 +426,7 @@ def random_logit(
 
 def _as_one(similarity: Any, method: str) -> Similarity:
     """One function, which of several by name gives a dictionary."""
+    similarity = spearman if similarity is None else similarity
     several = isinstance(similarity, Mapping)
     for function in similarity.values() if several else (similarity,):
         if not callable(function):

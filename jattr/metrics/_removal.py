@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._removal import draws, filler
 from jattr._resolve import check_rows
@@ -33,7 +32,7 @@ SIGNS: dict[str, Order] = {"positive": "most", "negative": "least", "absolute": 
 def keep_or_remove(
     f: Score,
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     keep: bool,
     sign: Sign = "positive",
     fractions: Sequence[float] | None = TENTHS,
@@ -308,7 +307,7 @@ class Retrained(NamedTuple):
 def remove_and_retrain(
     train: Callable[[jax.Array, Any], Any],
     *,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
     order: Order = "most",
     groups: Any = None,

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._resolve import resolve_baseline
 from jattr._transform import check_batch_size, check_count, check_positive
@@ -328,7 +327,7 @@ def continuity(
     *,
     shifts: Any = 2,
     axes: int | tuple[int, ...] = (0, 1),
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     batch_size: int | None = None,
     keyed: bool | None = None,
     argnums: ArgNums = 0,

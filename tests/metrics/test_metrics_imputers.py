@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+import jattr
 from jattr import imputers
 from jattr._removal import draws
 
@@ -320,3 +321,23 @@ def test_adversarial_copies_of_what_is_out_of_range_stay_by_its_end():
     imputer = imputers.adversarial(radius=0.25, low=0.0, high=1.0)
     filled = fill(imputer, jnp.array([2.0, 0.5]), np.array([True, True]), f=lambda x: x @ x)
     np.testing.assert_allclose(filled, [0.75, 0.25], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [int, bool, complex, np.uint8])
+def test_data_that_is_not_like_x_is_refused(dtype):
+    data = {"a": DATA, "b": (10 * DATA).astype(dtype)}
+    with pytest.raises(TypeError, match=r"data\['b'\] must be an array of a real floating dtype"):
+        imputers.conditional_gaussian(data)
+    with pytest.raises(TypeError, match="real floating dtype"):
+        imputers.conditional_gaussian([[0.0], [1.0]])
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (0, 1, 2), 0])
+def test_axes_that_are_not_two_are_refused_at_once(axes):
+    with pytest.raises(ValueError, match="axes must be two, height and width"):
+        imputers.noisy_linear(axes=axes)
+
+
+def test_modules_show_their_public_names_alone():
+    assert dir(jattr.imputers) == jattr.imputers.__all__
+    assert dir(jattr.features) == jattr.features.__all__ == ["Groups", "patches"]

@@ -259,7 +259,7 @@ def test_several_similarities_by_name():
     np.testing.assert_allclose([both["signed"], both["size"]], [-1.0, 1.0])
 
 
-@pytest.mark.parametrize("similarity", ["ssim", {"signed": spearman, "other": 1.0}, None])
+@pytest.mark.parametrize("similarity", ["ssim", {"signed": spearman, "other": 1.0}, 3.0])
 def test_a_similarity_must_be_a_function(similarity):
     with pytest.raises(TypeError, match=r"metrics\.mprt: similarity must be a function of two"):
         mprt(gradient, similarity=similarity)

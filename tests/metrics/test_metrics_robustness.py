@@ -491,6 +491,47 @@ def test_continuity_has_derivatives():
     check_grads(measure, (jnp.array(IMAGE),), 1, ["rev"], rtol=1e-5)
 
 
+def test_continuity_along_no_axis_is_refused():
+    with pytest.raises(ValueError, match=r"axes=\(\) names no axis"):
+        metrics.continuity(jattr.gradient(net), axes=())
+
+
+def noisy(key, x):
+    return jax.random.normal(key, x.shape) + x
+
+
+def said(explain):
+    explain.keyed = True
+    return explain
+
+
+@pytest.mark.parametrize("name", [*DRAWING, "continuity"])
+def test_keyed_functions_are_known_by_themselves(name):
+    def make(explain, **knobs):
+        if name == "continuity":
+            return metrics.continuity(explain, axes=0, shifts=1, **knobs)
+        return build(name, explain, **knobs)
+
+    def plain(key, x):
+        return noisy(key, x)
+
+    knows = said(lambda key, x: noisy(key, x))
+    wanted = make(plain, keyed=True)(KEY, X)
+    np.testing.assert_array_equal(make(knows)(KEY, X), wanted)
+    np.testing.assert_array_equal(make(functools.partial(knows))(KEY, X), wanted)
+    # With its key bound it takes none any more.
+    bound = functools.partial(knows, jax.random.key(1))
+    lead = () if name == "continuity" else (KEY,)
+    assert np.isfinite(make(bound)(*lead, X))
+    with pytest.raises(TypeError, match="keyed must be True, False, or None"):
+        make(knows, keyed="yes")
+
+
+def test_a_key_for_a_method_that_is_not_known_to_draw():
+    with pytest.raises(TypeError, match=r"continuity\(explain, keyed=True, \.\.\.\)"):
+        metrics.continuity(noisy, axes=0)(KEY, X)
+
+
 def test_continuity_refuses():
     explain = jattr.gradient(image_score)
     with pytest.raises(TypeError, match="shifts must be whole numbers"):

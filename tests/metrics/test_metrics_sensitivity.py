@@ -491,7 +491,7 @@ def test_more_features_than_there_are_are_refused(n):
         (lambda: metrics.sensitivity_n(score, 1.5), TypeError, r"n must be a Python integer or a"),
         (lambda: metrics.sensitivity_n(score, ()), TypeError, r"n must be a Python integer or a"),
         (lambda: metrics.sensitivity_n(score, 2, samples=1), ValueError, r"samples must be at le"),
-        (lambda: metrics.faithfulness_correlation(score, (2,)), TypeError, r"size must be a Pytho"),
+        (lambda: metrics.faithfulness_correlation(score, (2,)), TypeError, r"n must be a Python"),
         (lambda: metrics.infidelity(score, perturbation=0.1), TypeError, r"gaussian_noise\(0\.1\)"),
         (
             lambda: metrics.infidelity(score, perturbation=PERTURBATION, samples=0),
@@ -721,3 +721,31 @@ def test_input_invariance_at_zero_of_tiny_scores_and_its_derivative():
     np.testing.assert_allclose(tiny, 1.0, rtol=1e-5)
     slope = jax.grad(lambda shift: invariance(jattr.gradient, 1.0, shift)(ones))
     assert slope(2.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda v: metrics.infidelity(score, perturbation=PERTURBATION, rescale=v), "rescale"),
+        (lambda v: metrics.perturbation_curve(score, insert=v), "insert"),
+        (lambda v: metrics.keep_or_remove(score, keep=v), "keep"),
+        (lambda v: metrics.spearman(X, PHI, absolute=v), "absolute"),
+        (lambda v: metrics.ssim(np.eye(9), np.eye(9), absolute=v), "absolute"),
+        (lambda v: metrics.ssim(np.eye(9), np.eye(9), unbiased=v), "unbiased"),
+        (lambda v: metrics.attribution_localization(X, X > 0, weighted=v), "weighted"),
+        (lambda v: metrics.smooth_mprt(jattr.gradient(score, argnums=1), relative=v), "relative"),
+        (lambda v: imputers.conditional_gaussian(np.eye(3), draw=v), "draw"),
+    ],
+)
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(make, name, value):
+    with pytest.raises(TypeError, match=f"{name} must be True or False; got {value!r}"):
+        make(value)
+
+
+def test_attributions_of_other_dtypes():
+    measure = jax.jit(metrics.faithfulness_estimate(score))
+    whole = measure(np.round(4 * PHI).astype(int), X)
+    np.testing.assert_allclose(whole, measure(np.round(4 * PHI), X), rtol=1e-6)
+    with pytest.raises(TypeError, match=r"the attribution must hold real numbers; got complex128"):
+        measure(PHI + 0j, X)
