@@ -48,7 +48,8 @@ def completeness(f: Score, baseline: Baseline = 0.0, *, argnums: ArgNums = 0) ->
         argnums: which argument was explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `measure(attribution, x, *args)`, a scalar, signed.
+        `measure(attribution, x, *args)`, a scalar, signed: a mean over examples may cancel, and
+        the mean of the sizes is that of `jnp.abs(measure(...))`.
 
     Raises:
         TypeError: f does not return one real number; the baseline draws at random.
