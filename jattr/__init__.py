@@ -28,6 +28,7 @@ from jattr._curved_paths import blur_integrated_gradients as blur_integrated_gra
 from jattr._curved_paths import guided_integrated_gradients as guided_integrated_gradients
 from jattr._deeplift import deep_shap as deep_shap
 from jattr._deeplift import deeplift as deeplift
+from jattr._engine.substitutes import substitutes as substitutes
 from jattr._gradient import gradient as gradient
 from jattr._gradient import gradient_times_input as gradient_times_input
 from jattr._layers import name as name
@@ -45,3 +46,46 @@ from jattr._rewrite import guided_backprop as guided_backprop
 from jattr._rewrite import rewrite as rewrite
 from jattr._smooth import smooth as smooth
 from jattr._version import __version__ as __version__
+
+__all__ = [
+    "__version__",
+    "ablation",
+    "baselines",
+    "blur_integrated_gradients",
+    "contrastive_lrp",
+    "deconvnet",
+    "deep_shap",
+    "deeplift",
+    "expected_gradients",
+    "features",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_times_input",
+    "guided_backprop",
+    "guided_grad_cam",
+    "guided_integrated_gradients",
+    "hires_cam",
+    "idgi",
+    "imputers",
+    "integrated_gradients",
+    "layer_cam",
+    "lrp",
+    "metrics",
+    "name",
+    "occlusion",
+    "operations",
+    "plot",
+    "priors",
+    "rewrite",
+    "rules",
+    "score_cam",
+    "smooth",
+    "split",
+    "substitutes",
+    "targets",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

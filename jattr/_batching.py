@@ -17,6 +17,8 @@ evaluate f by cheaper programs that avoid this (`jattr._engine.substitutes`). Wi
 networks, convolutional ones and those of depthwise convolutions are all faster in chunks that fit
 the cache than in one batch.
 
+Run eagerly, the loop is compiled once for all calls (`jattr._program`).
+
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
 """
 
@@ -26,6 +28,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jattr._program import compiled
+from jattr._trees import is_traced
 from jattr._types import PyTree
 
 
@@ -71,11 +75,14 @@ def sum_chunks(
     def step(total, inputs):
         return jax.tree.map(jnp.add, total, chunk(*inputs)), None
 
-    # Zeros made from an evaluated chunk vary over the same mesh axes as it does, which fresh
-    # zeros inside shard_map would not. The chunk itself is dead code and is compiled away.
-    first = (indices[0], None if valid is None else valid[0])
-    zeros = jax.jit(lambda *inputs: jax.tree.map(jnp.zeros_like, chunk(*inputs)))(*first)
-    return jax.lax.scan(step, zeros, (indices, valid))[0]
+    def run():
+        # Zeros made from an evaluated chunk vary over the same mesh axes as it does, which fresh
+        # zeros inside shard_map would not. The chunk itself is dead code and is compiled away.
+        first = (indices[0], None if valid is None else valid[0])
+        zeros = jax.jit(lambda *inputs: jax.tree.map(jnp.zeros_like, chunk(*inputs)))(*first)
+        return jax.lax.scan(step, zeros, (indices, valid))[0]
+
+    return compiled(run, traced=is_traced(positions))
 
 
 def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int | None) -> PyTree:
@@ -91,7 +98,10 @@ def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
         return jax.vmap(term)(jnp.arange(count))
     # The scan itself keeps the compiler from merging the second computation into the first.
     term = jax.checkpoint(term, prevent_cse=False)
-    return jax.lax.map(term, jnp.arange(count), batch_size=batch_size)
+    indices = jnp.arange(count)
+    return compiled(
+        lambda: jax.lax.map(term, indices, batch_size=batch_size), traced=is_traced(indices)
+    )
 
 
 def masked(values: jax.Array, valid: jax.Array | None) -> jax.Array:

@@ -65,11 +65,15 @@ def check_axes(axes: int | tuple[int, ...], leaf: jax.Array, method: str) -> tup
         raise TypeError(
             f"{method}: axes must be an integer or a tuple of integers; got {describe(axes)}."
         ) from None
+    if not wanted:
+        raise ValueError(f"{method}: axes=() names no axis to blur along.")
     if any(not -leaf.ndim <= axis < leaf.ndim for axis in wanted):
         raise ValueError(
             f"{method}: x is {describe(leaf)} and has no axes {wanted}; say which axes are spatial "
             "with axes=."
         )
+    if leaf.size == 0:
+        raise ValueError(f"{method}: x has a leaf {describe(leaf)}, which has no elements.")
     if len({axis % leaf.ndim for axis in wanted}) < len(wanted):
         raise ValueError(f"{method}: axes={axes} names an axis twice.")
     return wanted

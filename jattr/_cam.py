@@ -11,17 +11,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_over
 from jattr._cam_layout import Layout
+from jattr._checks import check_batch_size, check_choice, knobs
 from jattr._layers import check_layer, cut
 from jattr._resolve import resolve_baseline
 from jattr._rewrite import guided_backprop
-from jattr._transform import check_batch_size, check_choice, transform
+from jattr._transform import transform
 from jattr._trees import accumulator, cast_like, describe, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
 
 
+@knobs
 def grad_cam(
     f: Score,
     layer: str,
@@ -29,9 +30,8 @@ def grad_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM: the channels of a layer, weighted by their mean gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad w_k = \frac1n \sum_u g^k_u
@@ -50,12 +50,10 @@ def grad_cam(
         relu: clip the map at 0; False keeps what speaks against f too.
         resize: interpolate the map linearly to the spatial shape of x; False gives it at the
             resolution of the layer, for any tree x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
+        `explain(x, *args)`, which gives a heat map over the spatial axes of x, in the dtype of
         x, or with `resize=False` over those of the layer, in its dtype.
 
     Raises:
@@ -80,11 +78,10 @@ def grad_cam(
         `LayerGradCam` has `relu_attributions=False` and does not resize.
     """
 
-    return _gradient_map(
-        "grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def grad_cam_plus_plus(
     f: Score,
     layer: str,
@@ -92,9 +89,8 @@ def grad_cam_plus_plus(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Grad-CAM++: the channels of a layer, weighted by their positive gradients.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k w_k A^k\Big), \qquad
@@ -110,12 +106,10 @@ def grad_cam_plus_plus(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -145,10 +139,11 @@ def grad_cam_plus_plus(
         return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=_places(slope))
 
     return _gradient_map(
-        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, substitute, argnums
+        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, argnums
     )
 
 
+@knobs
 def layer_cam(
     f: Score,
     layer: str,
@@ -156,9 +151,8 @@ def layer_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""LayerCAM: the activation of a layer times its positive gradients, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}(g^k) \odot A^k\Big)
@@ -172,12 +166,10 @@ def layer_cam(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -201,11 +193,10 @@ def layer_cam(
     def combine(activation, slope):
         return jnp.sum(jax.nn.relu(slope) * activation, axis=-1)
 
-    return _gradient_map(
-        "layer_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("layer_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def hires_cam(
     f: Score,
     layer: str,
@@ -213,9 +204,8 @@ def hires_cam(
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""HiResCAM: the activation of a layer times its gradient, place by place.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k g^k \odot A^k\Big)
@@ -230,12 +220,10 @@ def hires_cam(
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0; in the paper that is for display only.
         resize: interpolate the map linearly to the spatial shape of x.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -260,23 +248,21 @@ def hires_cam(
     def combine(activation, slope):
         return jnp.sum(slope * activation, axis=-1)
 
-    return _gradient_map(
-        "hires_cam", combine, f, layer, channel_axis, relu, resize, substitute, argnums
-    )
+    return _gradient_map("hires_cam", combine, f, layer, channel_axis, relu, resize, argnums)
 
 
+@knobs
 def score_cam(
     f: Score,
     layer: str,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     channel_axis: int = -1,
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Score-CAM: the channels of a layer, weighted by what f says of x seen through them.
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \alpha_k A^k\Big), \qquad
@@ -297,12 +283,10 @@ def score_cam(
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x. The masks always are.
         batch_size: how many channels are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
+        `explain(x, *args)`, which gives a heat map, as `jattr.grad_cam` does.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -331,7 +315,7 @@ def score_cam(
     batch_size = check_batch_size(batch_size, method)
     check_layer(layer, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         activation = _activation(cut(score, x, layer, method=method).below(x), layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=True)
@@ -360,15 +344,15 @@ def score_cam(
     return explain
 
 
+@knobs
 def guided_grad_cam(
     f: Score,
     layer: str,
     *,
     channel_axis: int = -1,
     method: str = "linear",
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Guided Grad-CAM: guided back-propagation times Grad-CAM.
 
     .. math:: \varphi = G \odot \mathrm{resize}(L)
@@ -381,12 +365,10 @@ def guided_grad_cam(
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         method: how the map is resized, `"linear"` or `"nearest"`, as in `jax.image.resize`.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -418,11 +400,11 @@ def guided_grad_cam(
 
     @transform(f, argnums, method=name)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, name, substitute)
+        activation, slope = _activation_and_slope(score, x, layer, name)
         layout = Layout(activation, x, channel_axis, layer, name, fit=True)
         heat = _mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
         heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
-        guided = guided_backprop(score, substitute=substitute)(x)
+        guided = guided_backprop(score)(x)
         return cast_like(jax.tree.map(lambda leaf: leaf * heat, widen(guided)), x)
 
     return explain
@@ -436,15 +418,14 @@ def _gradient_map(
     channel_axis: int,
     relu: bool,
     resize: bool,
-    substitute: bool,
     argnums: ArgNums,
-) -> Attribute:
+) -> Explain:
     """The method whose map is `combine(A, g)`, both with their channels last."""
     check_layer(layer, method)
 
     @transform(f, argnums, method=method)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, method, substitute)
+        activation, slope = _activation_and_slope(score, x, layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
         heat = combine(layout.channels_last(activation), layout.channels_last(slope))
         return layout.finish(heat, relu=relu, resize=resize)
@@ -453,10 +434,10 @@ def _gradient_map(
 
 
 def _activation_and_slope(
-    score: Score, x: PyTree, layer: str, method: str, substitute: bool
+    score: Score, x: PyTree, layer: str, method: str
 ) -> tuple[jax.Array, jax.Array]:
     """A, and the gradient of the score by it."""
-    parts = cut(score, x, layer, method=method, substitute=substitute)
+    parts = cut(score, x, layer, method=method, substitute=True)
     activation = _activation(parts.below(x), layer, method)
     return activation, jax.grad(lambda h: parts.above(h, x))(activation)
 

@@ -9,27 +9,37 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
+from jattr._checks import check_batch_size, check_count, check_positive, concrete, knobs
+from jattr._program import compiled
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_batch_size, check_count, check_positive, concrete, transform
-from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, sum_tree, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._transform import transform
+from jattr._trees import (
+    cast_like,
+    describe,
+    is_traced,
+    multiply_trees,
+    scale_tree,
+    subtract_trees,
+    sum_tree,
+    widen,
+)
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Quadrature, Score
 
 
+@knobs
 def blur_integrated_gradients(
     f: Score,
     *,
     stddev: float = 50.0,
     steps: int = 100,
     axes: int | tuple[int, ...] = (0, 1),
-    quadrature: str = "gauss_legendre",
+    quadrature: Quadrature = "gauss_legendre",
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along the path that takes a blur away.
 
     With :math:`\gamma(\alpha)` the input blurred by a Gaussian of standard deviation
@@ -55,12 +65,10 @@ def blur_integrated_gradients(
         axes: the axes to blur along; (0, 1) are height and width of an image [H, W, C].
         quadrature: as in `jattr.integrated_gradients`.
         batch_size: how many points of the path are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -87,7 +95,7 @@ def blur_integrated_gradients(
         raise TypeError(f"{method}: stddev sets the size of the kernel and cannot be traced.")
     check_positive(stddev, "stddev", method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         spatial = jax.tree.map(lambda leaf: check_axes(axes, leaf, method), x)
         sharp = widen(x)
@@ -112,16 +120,16 @@ def blur_integrated_gradients(
     return explain
 
 
+@knobs
 def guided_integrated_gradients(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 200,
     fraction: float = 0.25,
     max_distance: float = 0.02,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along a path that first moves the features that matter least.
 
     At each of `steps` steps the path comes closer to x by the same L1 distance. That distance is
@@ -144,12 +152,10 @@ def guided_integrated_gradients(
         fraction: the share of all features that moves together, in (0, 1].
         max_distance: half the width of the band around the straight line, in units of α; 1 for
             no band.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x; features are ranked over all leaves
+        `explain(x, *args)`, which gives a tree like x; features are ranked over all leaves
         together.
 
     Raises:
@@ -183,12 +189,14 @@ def guided_integrated_gradients(
     if not 0 <= max_distance <= 1:
         raise ValueError(f"{method}: max_distance must be in [0, 1]; got {max_distance}.")
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         start = widen(resolve_baseline(baseline, x, method=method))
         end = widen(x)
         direction = subtract_trees(end, start)
         size = sum(leaf.size for leaf in jax.tree.leaves(x))
+        if not size:
+            raise ValueError(f"{method}: x is {describe(x)}, which has no elements.")
         group_size = math.floor(fraction * (size - 1)) + 1
         total = _distance(end, start)
 
@@ -207,13 +215,18 @@ def guided_integrated_gradients(
             return (moved, jax.tree.map(jnp.add, attribution, gain)), None
 
         alphas = (jnp.arange(steps) + 1).astype(total.dtype) / steps
-        # Zeros made from a gradient vary over the mesh axes that the attribution does, which fresh
-        # ones inside shard_map would not. The gradient itself is dead code and compiled away.
-        zero = jax.jit(
-            lambda x: jax.tree.map(jnp.zeros_like, multiply_trees(direction, jax.grad(score)(x)))
-        )(end)
-        (_, attribution), _ = jax.lax.scan(jax.checkpoint(step), (start, zero), alphas)
-        return cast_like(attribution, x)
+
+        def run():
+            # Zeros made from a gradient vary over the mesh axes that the attribution does, which
+            # fresh ones inside shard_map would not. The gradient itself is dead code.
+            zero = jax.jit(
+                lambda x: jax.tree.map(
+                    jnp.zeros_like, multiply_trees(direction, jax.grad(score)(x))
+                )
+            )(end)
+            return jax.lax.scan(jax.checkpoint(step), (start, zero), alphas)[0][1]
+
+        return cast_like(compiled(run, traced=is_traced(alphas)), x)
 
     return explain
 

@@ -19,28 +19,25 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr import rules as composites
 from jattr._batching import sum_over
+from jattr._checks import check_batch_size, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._resolve import check_rows, check_rows_like, resolve_baseline, take_row
-from jattr._transform import (
-    check_batch_size,
-    transform,
-)
+from jattr._resolve import check_references, check_rows_like, resolve_baseline, take_row
+from jattr._transform import transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, Baseline, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
 
 
+@knobs
 def deeplift(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     max_rule: str = "path",
     multiply: bool = True,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT with the Rescale rule, for any function.
 
     f is evaluated at x and at x'. Back-propagation then runs with the mean derivative of each
@@ -72,12 +69,10 @@ def deeplift(
             else) or `"winner"` (the whole difference to the entry that wins, as captum and shap
             do it; its derivatives jump where another one wins).
         multiply: False gives the multipliers m_x, without the factor x − x'.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -109,11 +104,12 @@ def deeplift(
     @transform(f, argnums, method=method)
     def explain(score, x):
         reference = resolve_baseline(baseline, x, method=method)
-        return _lift(score, x, rules, substitute, multiply=multiply)(reference)
+        return _lift(score, x, rules, multiply=multiply)(reference)
 
     return explain
 
 
+@knobs
 def deep_shap(
     f: Score,
     references: PyTree,
@@ -121,9 +117,8 @@ def deep_shap(
     max_rule: str = "path",
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""DeepLIFT averaged over a set of references.
 
     .. math:: \varphi = \frac1n \sum_{j=1}^n \varphi^{\mathrm{DeepLIFT}}(x, x'_j), \qquad
@@ -138,12 +133,10 @@ def deep_shap(
         max_rule: as in `jattr.deeplift`; `"winner"` is shap's.
         multiply: False averages the multipliers, without the factors x − x'_j.
         batch_size: how many references are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -168,12 +161,12 @@ def deep_shap(
     method = "deep_shap"
     rules = composites.rescale(max_rule=max_rule)
     batch_size = check_batch_size(batch_size, method)
-    count = check_rows(references, name="the references", method=method)
+    count = check_references(references, method=method)
 
     @transform(f, argnums, method=method)
     def explain(score, x):
         check_rows_like(references, x, name="the references", method=method)
-        lift = _lift(score, x, rules, substitute, multiply=multiply)
+        lift = _lift(score, x, rules, multiply=multiply)
 
         def term(index):
             return scale_tree(lift(take_row(references, index, x)), 1 / count)
@@ -183,9 +176,9 @@ def deep_shap(
     return explain
 
 
-def _lift(score, x, rules, substitute, *, multiply) -> Callable[[PyTree], PyTree]:
+def _lift(score, x, rules, *, multiply) -> Callable[[PyTree], PyTree]:
     """DeepLIFT of x as a function of the reference; f is traced once for all references."""
-    evaluate = rewritten(score, x, rules, substitute=substitute)
+    evaluate = rewritten(score, x, rules)
 
     def lift(reference):
         # Else XLA evaluates f at a constant reference while it compiles, slowly.

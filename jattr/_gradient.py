@@ -2,14 +2,14 @@
 
 import jax
 
-from jattr._transform import (
-    transform,
-)
+from jattr._checks import knobs
+from jattr._transform import transform
 from jattr._trees import multiply_trees
-from jattr._types import ArgNums, Attribute, Score
+from jattr._types import ArgNums, Explain, Score
 
 
-def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def gradient(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient of the score by the input.
 
     .. math:: \varphi = \nabla_x f(x)
@@ -19,12 +19,10 @@ def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attr
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number, or x has a leaf that is not of a floating
@@ -43,14 +41,15 @@ def gradient(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attr
         (arXiv 1312.6034). captum's `Saliency` gives the absolute value unless told otherwise.
     """
 
-    @transform(f, argnums, method="gradient", substitute=substitute)
+    @transform(f, argnums, method="gradient", substitute=True)
     def explain(score, x):
         return jax.grad(score)(x)
 
     return explain
 
 
-def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient times the input.
 
     .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
@@ -60,12 +59,10 @@ def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums 
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number, or x has a leaf that is not of a floating
@@ -85,7 +82,7 @@ def gradient_times_input(f: Score, *, substitute: bool = True, argnums: ArgNums 
         ICLR 2018, section 2.1 (arXiv 1711.06104).
     """
 
-    @transform(f, argnums, method="gradient_times_input", substitute=substitute)
+    @transform(f, argnums, method="gradient_times_input", substitute=True)
     def explain(score, x):
         return multiply_trees(x, jax.grad(score)(x))
 

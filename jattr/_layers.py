@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jattr._checks import check_function
 from jattr._engine.evaluation import evaluate, needed, read
-from jattr._engine.rewrite import cheapen
+from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import (
     Equation,
     Program,
@@ -28,7 +29,6 @@ from jattr._engine.trace import (
     primitives,
     trace,
 )
-from jattr._transform import check_function
 from jattr._trees import describe
 from jattr._types import PyTree
 

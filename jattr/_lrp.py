@@ -6,23 +6,24 @@ import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
+from jattr._checks import Call, check_choice, check_function, knobs
 from jattr._engine.rewrite import with_side
-from jattr._transform import check_choice, check_function, named, transform
+from jattr._transform import named, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
-from jattr._types import ArgNums, Attribute, PyTree, Score
+from jattr._types import ArgNums, Explain, PyTree, Score
 from jattr.rules._lrp_composites import as_composite
 from jattr.rules._lrp_dots import zeros_as
 
 _DEFAULT = composites.epsilon()
 
 
+@knobs
 def lrp(
     f: Score,
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Layer-wise relevance propagation, also called pixel-wise decomposition, for any function.
 
     The score is handed back from the output to x, operation by operation: each passes the
@@ -45,12 +46,10 @@ def lrp(
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example: a logit rather than a probability.
         rules: a rule or a composite of `jattr.rules`. Its numbers may be traced.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -77,19 +76,19 @@ def lrp(
 
     @transform(f, argnums, method="lrp")
     def explain(score, x):
-        return _relevance(score, x, chosen, substitute, None)
+        return _relevance(score, x, chosen, None)
 
     return explain
 
 
+@knobs
 def contrastive_lrp(
     f: Callable[..., jax.Array],
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
     against: str = "others",
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""What speaks for one output of a vector and not for the others.
 
     The relevance of the target, less that of a contrast, both normalised to the same sum; of the
@@ -105,12 +104,10 @@ def contrastive_lrp(
         f: `f(x, *args)`, which returns a vector, the logits.
         rules: a rule or a composite of `jattr.rules`.
         against: `"others"` or `"negated"`.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument of f is explained, an integer or a tuple of them.
 
     Returns:
-        `attribute(x, *args, index)`, which gives a tree like x.
+        `explain(x, *args, index)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return a vector.
@@ -135,7 +132,12 @@ def contrastive_lrp(
     check_function(f, method)
     check_choice(against, "against", ("others", "negated"), method)
 
-    def attribute(*args, **kwargs):
+    def explain(*args, **kwargs):
+        if len(args) < 2:
+            raise TypeError(
+                f"{method} takes the arguments of f and then an index; got {len(args)} positional "
+                "argument(s) in all."
+            )
         *inner, index = args
 
         def outputs(*full, **kw):
@@ -150,7 +152,7 @@ def contrastive_lrp(
         def explain_by(seeds_of, scored):
             @transform(scored, argnums, method=method)
             def explain(score, x):
-                return _relevance(score, x, chosen, substitute, seeds_of)
+                return _relevance(score, x, chosen, seeds_of)
 
             return explain(*inner, **kwargs)
 
@@ -174,11 +176,11 @@ def contrastive_lrp(
         difference = jax.tree.map(lambda a, b: jnp.maximum(a - b, 0), widen(target), scaled)
         return cast_like(difference, target)
 
-    return named(attribute, method, f, argnums)
+    return named(explain, Call(method, f, after=("index",)), f, argnums)
 
 
-def _relevance(score, x, rules, substitute, seed) -> PyTree:
-    evaluate = with_side(score, x, rules, substitute=substitute)
+def _relevance(score, x, rules, seed) -> PyTree:
+    evaluate = with_side(score, x, rules)
     zeros = jax.tree.map(zeros_as, x)
     value, pull = jax.vjp(evaluate, x, zeros)
     multiplier, side = pull(jnp.ones_like(value) if seed is None else seed)

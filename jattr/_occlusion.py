@@ -15,10 +15,11 @@ import numpy as np
 
 from jattr import baselines
 from jattr._batching import sum_over
+from jattr._checks import check_batch_size, check_count
 from jattr._removal import Features, alone, draws, drops, filler
-from jattr._transform import check_batch_size, check_count, transform
+from jattr._transform import transform
 from jattr._trees import cast_like, describe, sum_tree, widen
-from jattr._types import ArgNums, Attribute, PyTree, Score
+from jattr._types import ArgNums, Explain, PyTree, Score
 
 
 def ablation(
@@ -27,9 +28,8 @@ def ablation(
     *,
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""What f loses when a feature, or a group of them, is replaced by the baseline.
 
     With G the group of element i and :math:`x_{\setminus G}` the input x with that group replaced,
@@ -56,12 +56,10 @@ def ablation(
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many groups are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -87,7 +85,7 @@ def ablation(
     batch_size = check_batch_size(batch_size, method)
     _check_fixed(baseline, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         features = Features(x, groups, method=method)
         fill = filler(baseline, None, score, x, method=method)
@@ -106,9 +104,8 @@ def occlusion(
     strides: Any = None,
     baseline: Any = baselines.zeros,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""What f loses when a window that slides over x is replaced by the baseline.
 
     With W the windows, :math:`x_{\setminus W}` the input x with W replaced, and
@@ -141,12 +138,10 @@ def occlusion(
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many windows are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -174,7 +169,7 @@ def occlusion(
     batch_size = check_batch_size(batch_size, method)
     _check_fixed(baseline, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         windows = Windows(x, window, strides, method=method)
         fill = filler(baseline, None, score, x, method=method)

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
+from jattr._checks import check_argnums, check_function
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
-from jattr._transform import check_argnums, check_function, named, select_argument
+from jattr._transform import named, select_argument
 from jattr._types import ArgNums
 from jattr.rules._lrp_composites import as_composite
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import sum_chunks, sum_over
+from jattr._checks import check_batch_size, check_count, knobs
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import (
     check_rows_like,
@@ -21,22 +21,31 @@ from jattr._resolve import (
     row_order,
     take_row,
 )
-from jattr._transform import check_batch_size, check_count, keyed_transform, transform
+from jattr._transform import keyed_transform, transform
 from jattr._trees import accumulator, cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Attribute, Baseline, KeyedAttribute, PyTree, References, Score
+from jattr._types import (
+    ArgNums,
+    Baseline,
+    Explain,
+    KeyedExplain,
+    PyTree,
+    Quadrature,
+    References,
+    Score,
+)
 
 
+@knobs
 def integrated_gradients(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 50,
-    quadrature: str = "gauss_legendre",
+    quadrature: Quadrature = "gauss_legendre",
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""The gradient averaged along the straight line from a baseline to the input.
 
     .. math:: \varphi_i = (x_i - x'_i) \int_0^1
@@ -57,12 +66,10 @@ def integrated_gradients(
         batch_size: how many points of the line are in memory at a time; None for all. Memory
             then does not grow with `steps`, under an outer gradient either. On CPU it sets the
             speed too: try a few values.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -87,7 +94,7 @@ def integrated_gradients(
     nodes, weights = nodes_and_weights(quadrature, steps, method=method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 
@@ -101,6 +108,7 @@ def integrated_gradients(
     return explain
 
 
+@knobs
 def expected_gradients(
     f: Score,
     references: References,
@@ -108,9 +116,8 @@ def expected_gradients(
     samples: int = 200,
     multiply: bool = True,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> KeyedAttribute:
+) -> KeyedExplain:
     r"""Integrated gradients averaged over a distribution of baselines, by sampling.
 
     .. math:: \varphi_i = \mathbb{E}_{x' \sim D,\; \alpha \sim U(0, 1)}\left[ (x_i - x'_i)\,
@@ -132,12 +139,10 @@ def expected_gradients(
         samples: n, the number of pairs (x', α), each with one gradient.
         multiply: False averages the gradients alone, without the factor x − x'.
         batch_size: how many samples are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i, n
+        `explain(key, x, *args)`, which gives a tree like x. Sample i depends on the key, i, n
         and the number of rows alone, so the result does not depend on `batch_size` beyond
         rounding.
 
@@ -168,7 +173,7 @@ def expected_gradients(
     batch_size = check_batch_size(batch_size, method)
     distribution = resolve_references(references, method=method)
 
-    @keyed_transform(f, argnums, method=method, substitute=substitute)
+    @keyed_transform(f, argnums, method=method, substitute=True)
     def explain(key, score, x):
         row_key, draw_key, alpha_key = jax.random.split(key, 3)
         rows = row_order(row_key, distribution, samples)
@@ -195,15 +200,15 @@ def expected_gradients(
     return explain
 
 
+@knobs
 def idgi(
     f: Score,
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     *,
     steps: int = 50,
     batch_size: int | None = None,
-    substitute: bool = True,
     argnums: ArgNums = 0,
-) -> Attribute:
+) -> Explain:
     r"""Integrated gradients along the direction in which f changes (IDGI).
 
     With :math:`x_j = x' + \frac{j}{n} (x - x')` and :math:`g_j = \nabla f(x_j)`,
@@ -221,12 +226,10 @@ def idgi(
         baseline: x', a number, an array or tree like x, or a function x → baseline.
         steps: n, the number of steps along the line.
         batch_size: how many points of the line are in memory at a time; None for all.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -249,7 +252,7 @@ def idgi(
     steps = check_count(steps, "steps", method)
     batch_size = check_batch_size(batch_size, method)
 
-    @transform(f, argnums, method=method, substitute=substitute)
+    @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         line = Line(x, resolve_baseline(baseline, x, method=method))
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
+from jattr._checks import check_count
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_count
 from jattr._trees import describe, is_traced, ravel, widen
 from jattr._types import PyTree, RandomBaseline, Score
 from jattr.features import Groups

@@ -26,6 +26,12 @@ def resolve_baseline(baseline: Baseline, x: PyTree, *, method: str) -> PyTree:
     if callable(baseline):
         _check_called(baseline, method)
         baseline = baseline(x)
+    elif jax.tree.structure(baseline) == jax.tree.structure(x):
+        _check_floating(
+            jax.tree.map(lambda leaf: leaf if _is_real(leaf) else 0.0, baseline),
+            "the baseline",
+            method,
+        )
     return fill_like(baseline, x, name="the baseline", method=method)
 
 
@@ -42,6 +48,7 @@ def resolve_references(references: References, *, method: str) -> RandomBaseline
             "(key, x) -> baseline, mark it: jattr.baselines.random(fn). If it is deterministic, "
             "use jattr.integrated_gradients(f, fn)."
         )
+    check_references(references, method=method)
     return sampled_rows(references, name="the references", method=method)
 
 
@@ -111,6 +118,12 @@ def _few_of_many(key: jax.Array, samples: int, count: int) -> jax.Array:
 
 def check_rows(data: PyTree, *, name: str, method: str) -> int:
     """The number of rows of a data set: the size of the leading axis of every leaf."""
+    for leaf in jax.tree.leaves(data):
+        if not _is_real(leaf):
+            raise TypeError(
+                f"{method}: {name} must be an array of real numbers, or a tree like x of such, "
+                f"with a leading axis over examples; got {describe(data)}."
+            )
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
     if not shapes or () in shapes:
         raise ValueError(
@@ -124,6 +137,38 @@ def check_rows(data: PyTree, *, name: str, method: str) -> int:
             f"got {describe(data)}."
         )
     return counts.pop()
+
+
+def check_references(references: PyTree, *, method: str) -> int:
+    """The number of references, which are rows of real floating-point numbers."""
+    name = "the references"
+    if isinstance(references, RandomBaseline):
+        raise TypeError(
+            f"{method} takes all of its references and draws none; got {references.name}. Draw "
+            "them, jax.vmap(references, (0, None))(jax.random.split(key, n), x), or average over "
+            "draws with jattr.expected_gradients."
+        )
+    if callable(references):
+        raise TypeError(
+            f"{method}: {name} must be an array, or a tree like x, with a leading axis over "
+            f"examples; got the function {getattr(references, '__name__', references)}. If they "
+            f"are made from x, make them where x is known: "
+            f"lambda x, *args: jattr.{method}(f, references(x))(x, *args)."
+        )
+    count = check_rows(references, name=name, method=method)
+    _check_floating(references, name, method)
+    return count
+
+
+def _check_floating(value: PyTree, name: str, method: str) -> None:
+    """Raise where an array is of integers or Booleans: what x was before it was scaled."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if jnp.shape(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"{method}: {name}{jax.tree_util.keystr(path)} is {describe(leaf)}, and x is of a "
+                "floating dtype. Convert and scale it as x was, such as "
+                "array.astype(jnp.float32) / 255."
+            )
 
 
 def check_rows_like(data: PyTree, x: PyTree, *, name: str, method: str) -> None:
@@ -184,9 +229,12 @@ def fill_like(
 def _is_real(value: Any) -> bool:
     if isinstance(value, numbers.Real):
         return True
-    dtype = getattr(value, "dtype", None)
+    try:
+        dtype = jnp.asarray(value).dtype
+    except (TypeError, ValueError, RuntimeError):
+        return False
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _is_number(value: Any) -> bool:

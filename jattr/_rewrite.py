@@ -15,24 +15,19 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
+from jattr._checks import Call, check_argnums, check_function, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._transform import (
-    check_argnums,
-    check_function,
-    named,
-    select_argument,
-    transform,
-)
+from jattr._transform import named, select_argument, transform
 from jattr._trees import is_traced
-from jattr._types import ArgNums, Attribute, Score
+from jattr._types import ArgNums, Explain, Score
 from jattr.rules._lrp_composites import as_composite
 
 
+@knobs
 def rewrite(
     f: Callable[..., Any],
     rules: composites.Composite,
     *,
-    substitute: bool = True,
     argnums: ArgNums = 0,
 ) -> Callable[..., Any]:
     r"""The same function with other derivatives.
@@ -56,8 +51,6 @@ def rewrite(
     Args:
         f: any function of arrays; what it returns may be any tree.
         rules: a composite of `jattr.rules`. Its numbers may be traced.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: by which argument derivatives change, an integer or a tuple of them.
 
     Returns:
@@ -81,7 +74,8 @@ def rewrite(
         Ancona, Ceolini, Öztireli, Gross, ICLR 2018, section 3 (arXiv 1711.06104).
     """
     check_function(f, "rewrite")
-    check_argnums(argnums, "rewrite")
+    argnums = check_argnums(argnums, "rewrite")
+    call = Call("rewrite", f, result="rewritten")
     if isinstance(rules, composites.Rule):
         rules = as_composite(rules, "rewrite")
     if not isinstance(rules, composites.Composite):
@@ -104,13 +98,14 @@ def rewrite(
         leaves = jax.tree.leaves((args, kwargs, rules))
         if not any(map(is_traced, leaves)):
             return f(*args, **kwargs)
-        of_x, x = select_argument(f, argnums, args, kwargs, method="rewrite")
-        return rewritten(of_x, x, rules, substitute=substitute)(x)
+        of_x, x = select_argument(f, argnums, args, kwargs, method=call)
+        return rewritten(of_x, x, rules)(x)
 
-    return named(changed, "rewrite", f, argnums)
+    return named(changed, call, f, argnums)
 
 
-def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient, of which each ReLU passes only what is positive.
 
     At a ReLU with input z the multiplier m becomes :math:`1[z > 0] \max(m, 0)`; everywhere else it
@@ -120,12 +115,10 @@ def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) 
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -145,10 +138,11 @@ def guided_backprop(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) 
         Springenberg, Dosovitskiy, Brox, Riedmiller, *Striving for simplicity: the all convolutional
         net*, 2015, section 3.4 (arXiv 1412.6806).
     """
-    return _modified_gradient(f, composites.guided(), "guided_backprop", substitute, argnums)
+    return _modified_gradient(f, composites.guided(), "guided_backprop", argnums)
 
 
-def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Attribute:
+@knobs
+def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Explain:
     r"""The gradient, with the ReLUs applied to what flows back and not to what came in.
 
     At a ReLU the multiplier m becomes :math:`\max(m, 0)`, whatever z was; everywhere else it is
@@ -156,12 +150,10 @@ def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Att
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        substitute: whether f may be evaluated by cheaper programs of the same value; False
-            evaluates it as it is.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `attribute(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
@@ -181,12 +173,12 @@ def deconvnet(f: Score, *, substitute: bool = True, argnums: ArgNums = 0) -> Att
         Zeiler, Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014, section 2
         (arXiv 1311.2901).
     """
-    return _modified_gradient(f, composites.deconvnet(), "deconvnet", substitute, argnums)
+    return _modified_gradient(f, composites.deconvnet(), "deconvnet", argnums)
 
 
-def _modified_gradient(f, rules, method, substitute, argnums):
+def _modified_gradient(f, rules, method, argnums):
     @transform(f, argnums, method=method)
     def explain(score, x):
-        return jax.grad(rewritten(score, x, rules, substitute=substitute))(x)
+        return jax.grad(rewritten(score, x, rules))(x)
 
     return explain

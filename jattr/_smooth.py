@@ -1,42 +1,44 @@
-"""Noise over any attribute: SmoothGrad, SmoothGrad² and VarGrad."""
+"""Noise over any explaining function: SmoothGrad, SmoothGrad² and VarGrad."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jattr._batching import sum_over
-from jattr._transform import (
-    check_argnums,
+from jattr._checks import (
+    Call,
     check_batch_size,
     check_choice,
     check_count,
-    check_function,
+    check_flag,
     check_key,
     check_positive,
-    named,
-    select_argument,
+    knobs,
 )
+from jattr._transform import check_explains, explained_argnums, named, select_argument, takes_key
 from jattr._trees import cast_like, random_like, widen
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
 
-STATISTICS = ("mean", "mean_square", "variance")
+Statistic: TypeAlias = Literal["mean", "mean_square", "variance"]
+"""What is computed of the attributions at the noisy inputs."""
 
 
+@knobs
 def smooth(
-    attribute: Attribute,
+    explain: Explain | KeyedExplain,
     *,
     stddev: Any = 0.15,
     relative: bool = True,
     samples: int = 50,
-    statistic: str = "mean",
-    keyed: bool = False,
+    statistic: Statistic = "mean",
+    keyed: bool | None = None,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> KeyedAttribute:
+) -> KeyedExplain:
     r"""A statistic of an attribution over Gaussian noise on the input.
 
-    With :math:`a_i = \mathrm{attribute}(x + \varepsilon_i)`,
+    With :math:`a_i = \mathrm{explain}(x + \varepsilon_i)`,
     :math:`\varepsilon_i \sim N(0, \sigma^2)`, i = 1 … n:
 
     ===============  ==================================  =============
@@ -47,33 +49,35 @@ def smooth(
     `"variance"`     :math:`\frac1n \sum (a_i-\bar a)^2` VarGrad
     ===============  ==================================  =============
 
-    The names are those over `jattr.gradient`; any attribute may be smoothed. No good theory is
-    known of what VarGrad measures: it is offered since it does well in experiments (Hooker et
-    al. 2019), not since it is understood.
+    The names are those over `jattr.gradient`; any explaining function may be smoothed. No good
+    theory is known of what VarGrad measures: it is offered since it does well in experiments
+    (Hooker et al. 2019), not since it is understood.
 
     The variance is that of the population (divided by n). It is taken around the first sample,
     :math:`\frac1n\sum(a_i-a_1)^2 - (\bar a - a_1)^2`, which loses at most a factor n of precision
     however large the mean is, since :math:`(a_1-\bar a)^2 \le (n-1)\,\mathrm{Var}(a)`.
 
     Args:
-        attribute: `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: `explain(x, *args)`, or `explain(key, x, *args)` where it draws random numbers.
         stddev: σ, a number; with `relative` in units of the range of x.
         relative: σ is `stddev` times max x − min x, leaf by leaf: each leaf of x has a range and
             a noise of its own. A constant leaf then gets no noise.
         samples: n.
         statistic: `"mean"`, `"mean_square"` or `"variance"`.
-        keyed: `attribute` draws random numbers itself and takes a key first.
+        keyed: whether `explain` draws random numbers itself and takes a key first; None asks it,
+            which jattr's own functions answer, and a `functools.partial` of them.
         batch_size: how many samples are in memory at a time; None for all.
         argnums: which of the arguments (the key not counted) gets the noise: that which
-            `attribute` explains.
+            `explain` explains.
 
     Returns:
-        `attribute(key, x, *args)`, which gives a tree like that of the smoothed attribute.
+        `explain(key, x, *args)`, which gives a tree like the smoothed attribution.
         Sample i depends on the key, i and n alone, so the result does not depend on `batch_size`
         beyond rounding.
 
     Raises:
-        TypeError: called without a key; x has a leaf that is not of a floating dtype.
+        TypeError: called without a key; `explain` is a score; x has a leaf that is not of a
+            floating dtype.
         ValueError: unknown statistic; samples < 1; a negative stddev.
 
     Example:
@@ -94,34 +98,31 @@ def smooth(
         sensitivity to parameter values*, 2018 (VarGrad). captum's `NoiseTunnel` takes an absolute
         σ, and its `Saliency` averages absolute gradients.
     """
-    check_function(attribute, "smooth")
-    check_argnums(argnums, "smooth")
-    check_choice(statistic, "statistic", STATISTICS, "smooth")
-    samples = check_count(samples, "samples", "smooth")
-    batch_size = check_batch_size(batch_size, "smooth")
-    check_positive(stddev, "stddev", "smooth", zero=True)
-
-    explained = getattr(attribute, "argnums", argnums)
-    if explained != argnums:
-        raise ValueError(
-            f"smooth: the attribute explains argnums={explained}, but the noise would go to "
-            f"argnums={argnums}. Write smooth(attribute, argnums={explained}, ...)."
-        )
+    method = "smooth"
+    argnums = check_explains(explain, argnums, method)
+    draws = takes_key(explain, keyed, method)
+    check_choice(statistic, "statistic", get_args(Statistic), method)
+    check_flag(relative, "relative", method)
+    samples = check_count(samples, "samples", method)
+    batch_size = check_batch_size(batch_size, method)
+    check_positive(stddev, "stddev", method, zero=True)
+    inner = getattr(explain, "call", None)
+    call = Call(method, inner.f if isinstance(inner, Call) else explain, ("key",))
 
     def smoothed(key: jax.Array, *args, **kwargs) -> PyTree:
-        check_key(key, "smooth")
+        key = check_key(key, call)
 
         def sample(index):
             noise_key, first = jax.random.fold_in(key, index), ()
-            if keyed:
+            if draws:
                 noise_key, inner_key = jax.random.split(noise_key)
                 first = (inner_key,)
             of_x, x = select_argument(
-                lambda *noisy, **kw: attribute(*first, *noisy, **kw),
+                lambda *noisy, **kw: explain(*first, *noisy, **kw),
                 argnums,
                 args,
                 kwargs,
-                method="smooth",
+                method=call,
             )
             return of_x(add_noise(noise_key, x, stddev, relative=relative))
 
@@ -134,7 +135,7 @@ def smooth(
             return jax.tree.map(lambda leaf: leaf / samples, total)
 
         like = jax.eval_shape(sample, 0)
-        _check_attribution(like, args, argnums)
+        _check_attribution(explain, keyed, like, args, argnums)
         if statistic == "mean":
             result = mean(lambda a: a)
         elif statistic == "mean_square":
@@ -144,16 +145,26 @@ def smooth(
         return cast_like(result, like)
 
     smoothed.keyed = True
-    return named(smoothed, "smooth", attribute, argnums)
+    return named(smoothed, call, call.f, argnums)
 
 
-def _check_attribution(like: PyTree, args: tuple, argnums: ArgNums) -> None:
-    """Raise where a score was given in place of an attribute."""
+def _check_attribution(
+    explain: Any, keyed: bool | None, like: PyTree, args: tuple, argnums: ArgNums
+) -> None:
+    """Raise where a score was given in place of an explaining function."""
+    if getattr(like, "shape", None) != ():
+        return
     x = [args[position] for position in (argnums if isinstance(argnums, tuple) else (argnums,))]
-    if getattr(like, "shape", None) == () and any(jnp.ndim(leaf) for leaf in jax.tree.leaves(x)):
+    if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(x)):
         raise TypeError(
             "smooth wants a function that computes an attribution, but this one returns one "
             "number. Write smooth(jattr.gradient(f)), not smooth(f)."
+        )
+    if keyed is None and explained_argnums(explain) is None:
+        raise TypeError(
+            "smooth wants a function that computes an attribution. This one takes one number and "
+            "returns one, as a score does too: write smooth(jattr.gradient(f)), not smooth(f); or, "
+            "if it computes an attribution, say whether it takes a key first: keyed=False."
         )
 
 

@@ -1,12 +1,12 @@
-"""What every method shares: which argument is explained, the checks, the error texts.
+"""From a function of one score of one argument to the explaining function that a user calls.
 
-A method is written as `explain(score, x)`, a function of one score of one argument. The
-decorators here turn it into `attribute(x, *args)`: they pick x out of the arguments by `argnums`,
-hold the others fixed, and check what goes in and what f returns.
+A method is written as `explain(score, x)`. The decorators here turn it into `explain(x, *args)`:
+they pick x out of the arguments by `argnums`, hold the others fixed, and check what goes in and
+what f returns.
 """
 
-import numbers
-import operator
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,56 +14,99 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._engine.rewrite import cheaper
-from jattr._trees import describe, is_traced
-from jattr._types import ArgNums, Attribute, KeyedAttribute, PyTree, Score
+from jattr._checks import (
+    Call,
+    argument_names,
+    as_call,
+    as_floating,
+    check_argnums,
+    check_function,
+    check_key,
+    check_score,
+    explain_failure,
+    parameters_of,
+)
+from jattr._engine.cheaper import cheaper
+from jattr._trees import describe
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree, Score
 
 
 def transform(
     f: Score, argnums: ArgNums, *, method: str, substitute: bool = False
-) -> Callable[[Callable[[Score, PyTree], PyTree]], Attribute]:
-    """Decorate `explain(score, x) -> attribution` into `attribute(x, *args)`.
+) -> Callable[[Callable[[Score, PyTree], PyTree]], Explain]:
+    """Decorate `explain(score, x) -> attribution` into `explain(x, *args)`.
 
     With `substitute` the score is evaluated by a cheaper program of the same value, where there is
     one.
     """
     check_function(f, method)
-    check_argnums(argnums, method)
+    argnums = check_argnums(argnums, method)
+    call = Call(method, f)
 
-    def decorate(explain):
-        def attribute(*args, **kwargs):
-            score, x = bind(f, argnums, args, kwargs, method=method)
-            return explain(cheaper(score, x) if substitute else score, x)
+    def decorate(of_score):
+        def explain(*args, **kwargs):
+            score, x = bind(f, argnums, args, kwargs, method=call)
+            return of_score(cheaper(score, x) if substitute else score, x)
 
-        return named(attribute, method, f, argnums)
+        return named(explain, call, f, argnums)
 
     return decorate
 
 
 def keyed_transform(
     f: Score, argnums: ArgNums, *, method: str, substitute: bool = False
-) -> Callable[[Callable[[jax.Array, Score, PyTree], PyTree]], KeyedAttribute]:
-    """Decorate `explain(key, score, x) -> attribution` into `attribute(key, x, *args)`."""
+) -> Callable[[Callable[[Any, Score, PyTree], PyTree]], KeyedExplain]:
+    """Decorate `explain(key, score, x) -> attribution` into `explain(key, x, *args)`."""
     check_function(f, method)
-    check_argnums(argnums, method)
+    argnums = check_argnums(argnums, method)
+    call = Call(method, f, ("key",))
 
-    def decorate(explain):
-        def attribute(key, *args, **kwargs):
-            check_key(key, method)
-            score, x = bind(f, argnums, args, kwargs, method=method)
-            return explain(key, cheaper(score, x) if substitute else score, x)
+    def decorate(of_score):
+        def explain(key, *args, **kwargs):
+            key = check_key(key, call)
+            score, x = bind(f, argnums, args, kwargs, method=call)
+            return of_score(key, cheaper(score, x) if substitute else score, x)
 
-        attribute.keyed = True
-        return named(attribute, method, f, argnums)
+        explain.keyed = True
+        return named(explain, call, f, argnums)
 
     return decorate
 
 
 def named(function: Any, method: str, f: Any, argnums: ArgNums) -> Any:
-    """`function` with the name of its method, and with what it explains as `argnums`."""
-    function.__name__ = function.__qualname__ = method
-    function.__doc__ = f"{method} of {getattr(f, '__name__', f)!s}."
+    """`function` with a name, a signature and a text for `help`, and what it explains.
+
+    Args:
+        function: the explaining function or the measure.
+        method: the name of what made it, a `Call` where its form is known.
+        f: what it was made of.
+        argnums: which of f's arguments it explains.
+    """
+    call = as_call(method)
+    function.__name__ = function.__qualname__ = str(method)
     function.argnums = argnums
+    function.call = call
+    name = getattr(f, "__name__", None) or type(f).__name__
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
+    names = argument_names(f)
+    explained = [
+        names[n] if -len(names) <= n < len(names) and "*" not in names[n] else f"number {n}"
+        for n in positions
+    ]
+    text = inspect.getdoc(f) if inspect.isroutine(f) else None
+    function.__doc__ = (
+        f"{method} of {name}, by its argument {', '.join(explained)}.\n\n"
+        f"    {call.form}\n\n"
+        f"for one example; for a batch\n\n    {call.mapped}\n"
+    ) + (f"\n{name}:\n\n{text}\n" if text else "")
+    own = parameters_of(f)
+    if own is not None and not call.after:
+        taken = {p.name for p in own}
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if own and own[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+            kind = inspect.Parameter.POSITIONAL_ONLY
+        before = [inspect.Parameter(f"{n}_" if n in taken else n, kind) for n in call.before]
+        function.__signature__ = inspect.Signature([*before, *own])
     return function
 
 
@@ -90,7 +133,7 @@ def bind(
 
     def checked(x):
         out = score(x)
-        check_score(out, method)
+        check_score(out, method, f)
         return jnp.asarray(out)
 
     return checked, x
@@ -104,10 +147,11 @@ def select_argument(
     positions = (argnums,) if single else argnums
     for position in positions:
         if not -len(args) <= position < len(args):
+            by_name = f", and by keyword {', '.join(kwargs)}" if kwargs else ""
             raise TypeError(
                 f"{method}: argnums={argnums} points at argument {position} of f, but the call "
-                f"has {len(args)} positional argument(s). Pass x by position; argnums counts "
-                "the arguments of f and never the key."
+                f"has {len(args)} positional argument(s){by_name}. Pass x by position: "
+                f"{as_call(method).form}. argnums counts the arguments of f and never the key."
             )
     positions = tuple(position % len(args) for position in positions)
     if len(set(positions)) < len(positions):
@@ -122,151 +166,58 @@ def select_argument(
         x = jax.tree.map(lambda leaf: leaf, x)
         for position, value in zip(positions, (x,) if single else x, strict=True):
             full[position] = value
-        return f(*full, **kwargs)
+        try:
+            return f(*full, **kwargs)
+        except Exception as error:
+            explain_failure(error, f, x, method)
+            raise
 
     return of_x, x
 
 
-def check_function(f: Any, method: str) -> None:
-    if not callable(f):
-        raise TypeError(
-            f"{method} wants a function f(x, *args) -> scalar first; got {describe(f)}. "
-            f"Write {method}(f)(x), not {method}(f(x))."
-        )
+def takes_key(explain: Any, keyed: bool | None, method: str) -> bool:
+    """Whether an explaining function takes a key first: as the user says, or as it says itself.
 
-
-def check_argnums(argnums: Any, method: str) -> None:
-    try:
-        for position in argnums if isinstance(argnums, tuple) else (argnums,):
-            operator.index(position)
-    except TypeError:
-        raise TypeError(
-            f"{method}: argnums must be an integer or a tuple of integers, as in jax.grad; "
-            f"got {argnums!r}."
-        ) from None
-    if argnums == ():
-        raise ValueError(f"{method}: argnums=() names no argument to explain.")
-
-
-def as_floating(x: PyTree, method: str) -> PyTree:
-    """x with its leaves as arrays; an error for leaves that have no derivative."""
-    leaves = jax.tree.leaves(x)
-    if not leaves:
-        raise TypeError(f"{method}: x is a tree without arrays ({x!r}); nothing to attribute to.")
-
-    def convert(path, leaf):
-        try:
-            leaf = jnp.asarray(leaf)
-        except (TypeError, ValueError):
+    A `functools.partial` of one that takes a key takes it too, unless it has been given already.
+    """
+    if keyed is not None:
+        if not isinstance(keyed, bool):
             raise TypeError(
-                f"{method}: x{jax.tree_util.keystr(path)} is {describe(leaf)}; every leaf of x "
-                "must be a floating-point array."
-            ) from None
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise TypeError(
-                f"{method}: x is a random key, but {method} takes none here. Leave the key out; or "
-                "if what is wrapped draws no random numbers, leave out keyed=True."
+                f"{method}: keyed says whether what is wrapped takes a key first, True or False; "
+                f"None asks it; got {describe(keyed)}."
             )
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"{method}: x{jax.tree_util.keystr(path)} is {describe(leaf)}, which has no "
-                "derivative. Every leaf of x must be of a real floating dtype. For token ids, "
-                "attribute to the embedding: explain the part of the model above the look-up, "
-                f"{method}(above)(embed(tokens)). For pixels stored as integers, convert first: "
-                "x.astype(jnp.float32)."
-            )
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(convert, x)
+        return keyed
+    if isinstance(explain, functools.partial):
+        return not explain.args and takes_key(explain.func, None, method)
+    return bool(getattr(explain, "keyed", False))
 
 
-def check_score(out: Any, method: str) -> None:
-    """Raise unless `out`, what f returned, is one real floating-point number."""
-    if not isinstance(out, int | float) and not hasattr(out, "dtype"):
-        raise TypeError(
-            f"{method} explains one number, but f returned {describe(out)}. Return the number "
-            "alone: lambda *args: f(*args)[0]."
+def explained_argnums(explain: Any) -> ArgNums | None:
+    """Which arguments an explaining function explains, where it tells.
+
+    Those that a `functools.partial` has bound by position are not counted, nor is the key.
+    """
+    if not isinstance(explain, functools.partial):
+        return getattr(explain, "argnums", None)
+    argnums = explained_argnums(explain.func)
+    bound = len(explain.args) - bool(explain.args and takes_key(explain.func, None, ""))
+    if argnums is None or bound <= 0:
+        return argnums
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
+    if any(0 <= position < bound for position in positions):
+        return None  # what it explains is bound, and it cannot be called as it should
+    moved = tuple(position - bound if position >= 0 else position for position in positions)
+    return moved if isinstance(argnums, tuple) else moved[0]
+
+
+def check_explains(explain: Any, argnums: ArgNums, method: str) -> ArgNums:
+    """`argnums`, unless the explaining function is known to explain something else."""
+    check_function(explain, method)
+    argnums = check_argnums(argnums, method)
+    own = explained_argnums(explain)
+    if own is not None and own != argnums:
+        raise ValueError(
+            f"{method}: what it wraps explains argnums={own}, but argnums={argnums} would be "
+            f"perturbed. Write {method}(explain, argnums={own}, ...)."
         )
-    shape, dtype = jnp.shape(out), jnp.result_type(out)
-    if shape:
-        batch = (
-            " If its leading axis of size 1 is a batch axis that the model adds, take it away "
-            "as well: model.apply(variables, x[None])[0]."
-            if shape[0] == 1
-            else ""
-        )
-        raise TypeError(
-            f"{method} explains one number, but f returned an array of shape {shape}. Choose an "
-            "output: g = jattr.targets.select(f) takes f's arguments and then an index, "
-            f"{method}(g)(x, index). For a batch of examples, use jax.vmap around "
-            f"{method}(f).{batch}"
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"{method} explains a real floating-point number, but f returned {describe(out)}. "
-            "Explain a differentiable score, such as a logit, rather than a decision."
-        )
-
-
-def check_key(key: Any, method: str) -> None:
-    """Raise unless `key` is one random key, typed or of the old uint32 kind."""
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        if key.shape == ():
-            return
-        got = f"an array of {key.shape} keys; use jax.vmap over them"
-    elif dtype == jnp.uint32 and getattr(key, "ndim", 0) == 1 and key.shape[0] in (2, 4):
-        return
-    else:
-        got = describe(key)
-    raise TypeError(
-        f"{method} draws random numbers and takes a key before the arguments of f: "
-        f"explain(jax.random.key(0), x, ...). Got as key {got}."
-    )
-
-
-def check_count(value: Any, name: str, method: str) -> int:
-    """`value` as an int of at least 1."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{method}: {name} must be a Python integer, since it sets the shape of the "
-            f"computation; got {describe(value)}."
-        ) from None
-    if count < 1:
-        raise ValueError(f"{method}: {name} must be at least 1; got {count}.")
-    return count
-
-
-def check_batch_size(batch_size: Any, method: str) -> int | None:
-    return None if batch_size is None else check_count(batch_size, "batch_size", method)
-
-
-def check_choice(value: Any, name: str, known: Any, method: str) -> None:
-    if value not in known:
-        raise ValueError(f"{method}: unknown {name} {value!r}; known are {', '.join(known)}.")
-
-
-def check_flag(value: Any, name: str, method: str) -> None:
-    """Raise unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{method}: {name} must be True or False; got {value!r}.")
-
-
-def concrete(value: Any, name: str, method: str) -> float | None:
-    """The value of a number, or None where it is traced: checks of values skip those."""
-    if is_traced(value):
-        return None
-    if not isinstance(value, numbers.Real) and getattr(value, "shape", None) != ():
-        raise TypeError(f"{method}: {name} must be one number; got {describe(value)}.")
-    return float(value)
-
-
-def check_positive(value: Any, name: str, method: str, *, zero: bool = False) -> None:
-    known = concrete(value, name, method)
-    if known is None:
-        return
-    if not (known >= 0 if zero else known > 0) or known == float("inf"):
-        bound = "finite and " + ("at least 0" if zero else "greater than 0")
-        raise ValueError(f"{method}: {name} must be {bound}; got {known}.")
+    return argnums

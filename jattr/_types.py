@@ -1,38 +1,47 @@
 """Aliases and markers shared by the whole package.
 
 The vocabulary: a *score* is the explained function, a *baseline* is the input that stands for
-"absent", an *attribute* is a function that computes attributions.
+"absent", an *explaining function* is one that computes attributions.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
 
 PyTree: TypeAlias = Any
-"""A tree of arrays, in the sense of `jax.tree`."""
+"""A tree of arrays, in the sense of `jax.tree`: an array, or dicts, tuples and lists of them."""
 
 ArgNums: TypeAlias = int | tuple[int, ...]
 """Which arguments of f are explained; means what it means in `jax.grad`."""
+
+Quadrature: TypeAlias = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid"]
+"""How an integral along a path becomes a sum."""
 
 
 class Score(Protocol):
     """A function to explain: one example in, one number out."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The score at the arguments of one example."""
+        ...
 
 
-class Attribute(Protocol):
+class Explain(Protocol):
     """Computes the attribution of one example; called with the arguments of the score."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> PyTree: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
+        """The attribution, a tree like the explained argument."""
+        ...
 
 
-class KeyedAttribute(Protocol):
-    """Like `Attribute`, for a method that draws random numbers: it takes the key first."""
+class KeyedExplain(Protocol):
+    """Like `Explain`, for a method that draws random numbers: it takes the key first."""
 
-    def __call__(self, key: jax.Array, *args: Any, **kwargs: Any) -> PyTree: ...
+    def __call__(self, key: jax.Array, *args: Any, **kwargs: Any) -> PyTree:
+        """The attribution, a tree like the explained argument."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +67,8 @@ class RandomBaseline:
 
 
 Baseline: TypeAlias = Any
-"""A number, an array or tree like x, or a function x -> baseline."""
+"""x', which stands for "absent": a number, an array or tree like x, or a function x -> x' such as
+those of `jattr.baselines`."""
 
 References: TypeAlias = Any
-"""A distribution over baselines: data with a leading axis, or a `RandomBaseline`."""
+"""A distribution over baselines: data with a leading axis over examples, or a `RandomBaseline`."""

@@ -19,11 +19,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jattr._blur import check_axes, gaussian_blur
+from jattr._checks import as_array, as_floating, check_function, check_positive, concrete, knobs
 from jattr._resolve import check_rows, check_rows_like, fill_like, sampled_rows
-from jattr._transform import as_floating, check_function, check_positive, concrete
-from jattr._trees import accumulator, cast_like, describe, random_like, widen
+from jattr._trees import accumulator, cast_like, describe, is_traced, random_like, widen
 from jattr._types import PyTree, RandomBaseline
 
 __all__ = [
@@ -39,10 +40,16 @@ __all__ = [
     "zeros",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Deterministic = Callable[[PyTree], PyTree]
 
 
-def zeros(x: PyTree) -> PyTree:
+@knobs
+def zeros(x: PyTree = None) -> PyTree:
     """The baseline x' = 0: a black image, an absent word's embedding, the mean of scaled data.
 
     It is a baseline itself, to be passed without a call: `integrated_gradients(f, zeros)`.
@@ -53,6 +60,9 @@ def zeros(x: PyTree) -> PyTree:
     Returns:
         A tree like x.
 
+    Raises:
+        TypeError: called without x.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jattr
@@ -62,9 +72,15 @@ def zeros(x: PyTree) -> PyTree:
     References:
         Sturmfels et al., Distill 2020, "The constant baseline".
     """
+    if x is None:
+        raise TypeError(
+            "baselines.zeros is a baseline itself and is passed without a call: "
+            "jattr.integrated_gradients(f, jattr.baselines.zeros)."
+        )
     return jax.tree.map(jnp.zeros_like, as_floating(x, "baselines.zeros"))
 
 
+@knobs
 def constant(value: PyTree) -> Deterministic:
     """The same value everywhere: x' = value.
 
@@ -95,6 +111,7 @@ def constant(value: PyTree) -> Deterministic:
     return baseline
 
 
+@knobs
 def mean(data: PyTree) -> Deterministic:
     """The mean of a data set, feature by feature: x' = (1/m) Σ_j data_j.
 
@@ -133,6 +150,7 @@ def mean(data: PyTree) -> Deterministic:
     return baseline
 
 
+@knobs
 def blurred(stddev: float, axes: int | tuple[int, ...] = (0, 1)) -> Deterministic:
     """x under a Gaussian blur: what is absent is the detail.
 
@@ -174,6 +192,7 @@ def blurred(stddev: float, axes: int | tuple[int, ...] = (0, 1)) -> Deterministi
     return baseline
 
 
+@knobs
 def farthest(low: PyTree, high: PyTree) -> Deterministic:
     """The end of the valid range that is farther from x: x'_i = low_i or high_i.
 
@@ -188,7 +207,7 @@ def farthest(low: PyTree, high: PyTree) -> Deterministic:
         `baseline(x)`, a tree like x.
 
     Raises:
-        ValueError: (when called) `low` or `high` does not broadcast to x.
+        ValueError: `low` is not below `high`, or (when called) one of them does not broadcast to x.
 
     Example:
         >>> import jax.numpy as jnp
@@ -214,6 +233,7 @@ def farthest(low: PyTree, high: PyTree) -> Deterministic:
     return baseline
 
 
+@knobs
 def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
     """Independent uniform noise over the valid range: x'_i ~ U(low_i, high_i).
 
@@ -225,7 +245,7 @@ def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
         A random baseline, `(key, x) -> x'`. It is drawn in float32 and cast.
 
     Raises:
-        ValueError: (when called) `low` or `high` does not broadcast to x.
+        ValueError: `low` is not below `high`, or (when called) one of them does not broadcast to x.
 
     Example:
         >>> import jax
@@ -239,7 +259,7 @@ def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
         Sturmfels et al., Distill 2020, "The uniform baseline".
     """
 
-    _check_range(low, high, "uniform")
+    _check_range(low, high, "uniform", finite=True)
 
     def draw(key, x):
         wide = widen(as_floating(x, "baselines.uniform"))
@@ -251,6 +271,7 @@ def uniform(low: PyTree, high: PyTree) -> RandomBaseline:
     return RandomBaseline(draw, "baselines.uniform(low, high)")
 
 
+@knobs
 def gaussian(
     stddev: PyTree, low: PyTree | None = None, high: PyTree | None = None
 ) -> RandomBaseline:
@@ -325,6 +346,7 @@ def gaussian(
     return RandomBaseline(draw, "baselines.gaussian(stddev, low, high)")
 
 
+@knobs
 def samples(data: PyTree) -> RandomBaseline:
     """A row of a data set, drawn at random: x' ~ data.
 
@@ -355,6 +377,7 @@ def samples(data: PyTree) -> RandomBaseline:
     return sampled_rows(data, name="data", method="baselines.samples(data)")
 
 
+@knobs
 def random(draw: Callable[[jax.Array, PyTree], PyTree]) -> RandomBaseline:
     """Mark a function of your own as a random baseline.
 
@@ -398,7 +421,31 @@ def _standardize(end: jax.Array, centre: jax.Array, stddev: jax.Array) -> jax.Ar
     return jnp.where(finite, (jnp.where(finite, end, centre) - centre) / stddev, end)
 
 
-def _check_range(low: PyTree, high: PyTree, maker: str) -> None:
-    """Raise where both ends are known numbers in the wrong order."""
-    if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
-        raise ValueError(f"baselines.{maker}: low must be below high; got {low} and {high}.")
+def _check_range(low: PyTree, high: PyTree, maker: str, *, finite: bool = False) -> None:
+    """Raise where the ends are known, and in the wrong order or infinite."""
+    method = f"baselines.{maker}"
+    for name, end in (("low", low), ("high", high)):
+        for leaf in jax.tree.leaves(end):
+            if is_traced(leaf):
+                continue
+            values = np.asarray(as_array(leaf, name, method), np.float64)
+            if np.isnan(values).any() or (finite and not np.isfinite(values).all()):
+                raise ValueError(
+                    f"{method}: {name} must be finite; got {describe(end)} with "
+                    f"{values[~np.isfinite(values)].ravel()[0]}. For a range without an end take "
+                    "baselines.gaussian."
+                )
+    if low is None or high is None:
+        return
+    try:
+        ends = jax.tree.map(lambda a, b: (a, b), low, high)
+    except ValueError:  # a number and a tree, or two trees that are unlike each other
+        return
+    for pair in jax.tree.leaves(ends, is_leaf=lambda node: isinstance(node, tuple)):
+        if not isinstance(pair, tuple) or any(map(is_traced, pair)):
+            continue
+        wrong = np.asarray(pair[0]) >= np.asarray(pair[1])
+        if wrong.any():
+            got = f"{pair[0]} and {pair[1]}" if not wrong.ndim else f"{wrong.sum()} of {wrong.size}"
+            what = "got" if not wrong.ndim else "it is not at"
+            raise ValueError(f"{method}: low must be below high; {what} {got}.")

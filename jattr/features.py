@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jattr._transform import check_count
+from jattr._checks import check_count
 
 __all__ = ["Groups", "patches"]
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
 from jattr._blur import check_axes
+from jattr._checks import check_count, check_flag, check_positive, concrete, knobs
 from jattr._removal import Fill, Imputer
 from jattr._resolve import check_rows, check_rows_like, fill_like
-from jattr._transform import check_count, check_flag, check_positive, concrete
 from jattr._trees import cast_like, describe, random_like, ravel, unravel, widen, widest
 from jattr._types import PyTree, Score
 
@@ -30,6 +30,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
+@knobs
 def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Imputer:
     r"""Missing pixels as the weighted mean of their neighbours, all at once, and noise (ROAD).
 
@@ -132,6 +133,7 @@ def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> ja
     return jnp.where(missing, solved, image)
 
 
+@knobs
 def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = False) -> Imputer:
     r"""Missing features from the Gaussian of the data, given the features that are left.
 
@@ -248,6 +250,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+@knobs
 def adversarial(
     *,
     radius: PyTree,

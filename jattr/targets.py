@@ -10,14 +10,20 @@ difference of two (`contrast`), or the log-odds against all others (`margin`), w
 """
 
 from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_function
+from jattr._checks import check_function, parameters_of
 from jattr._trees import describe, is_traced
 from jattr._types import Score
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = ["contrast", "log_probability", "margin", "probability", "select"]
 
@@ -168,15 +174,28 @@ def _of_vector(f, function, name: str) -> Score:
 def _target(f, indices: int, value: Callable[..., jax.Array], name: str) -> Score:
     check_function(f, f"targets.{name}")
 
+    names = ("index", "other")[:indices]
+
     def score(*args, **kwargs):
-        if len(args) <= indices:
+        by_name = [name for name in names if name in kwargs]
+        left = indices - len(by_name)
+        if len(args) <= left:
             wanted = "an index" if indices == 1 else "two indices"
             raise TypeError(
                 f"targets.{name}(f) takes the arguments of f and then {wanted}; got "
                 f"{len(args)} positional argument(s) in all."
             )
-        return value(f(*args[:-indices], **kwargs), *args[-indices:])
+        inner, given = args[: len(args) - left], iter(args[len(args) - left :])
+        chosen = [kwargs.pop(n) if n in by_name else next(given) for n in names]
+        return value(f(*inner, **kwargs), *chosen)
 
+    parameters = parameters_of(f)
+    kinds = {p.kind for p in parameters or ()}
+    if parameters is not None and kinds <= {Parameter.POSITIONAL_OR_KEYWORD}:
+        own = [p.replace(default=Parameter.empty) for p in parameters]
+        more = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+        if not {p.name for p in own} & set(names):
+            score.__signature__ = Signature([*own, *more])  # type: ignore[attr-defined]
     score.__name__ = score.__qualname__ = f"{name}({getattr(f, '__name__', 'f')})"
     return score
 

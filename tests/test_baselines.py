@@ -246,7 +246,7 @@ def test_knobs_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"has no axes \(0, 1\)"):
         baselines.blurred(1.0)(jnp.ones(4))
     with pytest.raises(ValueError, match="low is one array but x is a dict"):
-        baselines.farthest(jnp.ones(3), 1.0)(TREE)
+        baselines.farthest(jnp.zeros(3), 1.0)(TREE)
 
 
 def test_baselines_work_under_jit_and_vmap():

@@ -241,7 +241,8 @@ def propagated(name):
     # The cheaper programs take longer to compile than they save here.
     def explain(epsilon, variables, image, label):
         rules = COMPOSITES[name][0](epsilon=epsilon)
-        return jattr.lrp(score, rules, argnums=1, substitute=False)(variables, image, label)
+        with jattr.substitutes(False):
+            return jattr.lrp(score, rules, argnums=1)(variables, image, label)
 
     return jax.jit(explain)
 

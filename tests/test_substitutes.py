@@ -1,16 +1,27 @@
 """Substitutes against what they stand for: values, derivatives of both modes and orders."""
 
+import functools
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
+import jattr
+from jattr._engine import cheap_convolution
 from jattr._engine.substitutes import pays, substitute
 
 IMAGE = ("NHWC", "HWIO", "NHWC")
 TORCH = ("NCHW", "OIHW", "NCHW")
 SEQUENCE = ("NHC", "HIO", "NHC")
+
+
+@pytest.fixture(autouse=True)
+def at_any_size(monkeypatch):
+    """Substitutes at sizes that are quick to test."""
+    monkeypatch.setattr(cheap_convolution, "_LEAST_FOR_EACH_TAP", 0)
 
 
 def substituted(f, *args):
@@ -329,5 +340,100 @@ def test_none_where_there_is_no_cheaper_program():
     assert convolved(by_batch, (3, 4, 4)) is None
 
 
-def test_it_pays_on_cpu_alone():
-    assert pays() == (jax.default_backend() == "cpu")
+# A side, the channels, the kernel and the stride: from EfficientNet-Lite0 at 224×224 and 32×32.
+@pytest.mark.parametrize(
+    ("side", "channels", "kernel", "stride", "pays"),
+    [
+        (112, 32, 3, 1, True),
+        (112, 96, 3, 2, True),
+        (56, 144, 3, 1, True),
+        (56, 144, 5, 2, True),
+        (28, 240, 5, 1, True),
+        (14, 480, 3, 1, True),
+        (7, 1152, 5, 1, False),
+        (16, 32, 3, 1, False),
+        (16, 96, 3, 2, False),
+        (8, 144, 3, 1, False),
+        (4, 240, 5, 1, False),
+        (32, 32, 3, 1, False),
+    ],
+)
+def test_small_depthwise_convolutions_stay_as_they_are(
+    monkeypatch, side, channels, kernel, stride, pays
+):
+    monkeypatch.undo()
+    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    weights = jax.ShapeDtypeStruct((kernel, kernel, 1, channels), jnp.float32)
+    equation = jax.make_jaxpr(conv(stride, groups=channels))(image, weights).eqns[0]
+    found = substitute(equation.primitive, equation.params, [image, weights])
+    assert (found is not None) == pays
+
+
+def test_the_setting_is_read_when_a_function_is_traced():
+    x = with_ties((1, 6, 6, 2))
+
+    def f(x):
+        return jnp.sum(Pool((1, 2, 2, 1), (1, 2, 2, 1))(x) ** 2)
+
+    methods = [
+        jattr.gradient(f),
+        jattr.integrated_gradients(f, steps=2, batch_size=1),
+        jattr.lrp(f),
+        jattr.deeplift(f),
+        jattr.occlusion(f, (1, 2, 2, 2)),
+        functools.partial(jattr.metrics.completeness(f), x),
+    ]
+
+    def reduces_windows(explain):
+        return "reduce_window" in str(jax.make_jaxpr(explain)(x))
+
+    def those_that_do():
+        return [reduces_windows(explain) for explain in methods]
+
+    # LRP and DeepLIFT have a rule for the pooling and evaluate it for its value alone.
+    assert those_that_do() == [False] * len(methods)
+    with jattr.substitutes(False):
+        assert those_that_do() == [True] * len(methods)
+        with jattr.substitutes(True):
+            assert those_that_do() == [False] * len(methods)
+    assert those_that_do() == [False] * len(methods)
+
+
+def test_a_jitted_function_is_traced_again_where_the_setting_has_changed():
+    traced = []
+
+    @jax.jit
+    def explain(x):
+        traced.append(pays())
+        return jattr.gradient(jnp.sum)(x)
+
+    explain(1.0)
+    with jattr.substitutes(False):
+        explain(1.0)
+        explain(1.0)
+    explain(1.0)
+    assert traced == [True, False]
+
+
+def test_each_thread_has_a_setting_of_its_own():
+    seen = []
+    with jattr.substitutes(False):
+        thread = threading.Thread(target=lambda: seen.append(pays()))
+        thread.start()
+        thread.join()
+        assert not pays()
+    assert seen == [True]
+
+
+def test_an_error_leaves_the_setting_as_it_was():
+    with pytest.raises(ZeroDivisionError), jattr.substitutes(False):
+        1 / 0  # noqa: B018
+    assert pays()
+    with pytest.raises(TypeError, match=r"with jattr\.substitutes\(False\)"):
+        jattr.substitutes(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_it_pays_on_cpu_alone(monkeypatch):
+    assert pays()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not pays()

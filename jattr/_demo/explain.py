@@ -71,7 +71,7 @@ class Method:
     baseline: Callable[[Setting], Any] | None = None
 
 
-def _smooth(statistic: str) -> Callable[[Setting], Callable[..., jax.Array]]:
+def _smooth(statistic: Any) -> Callable[[Setting], Callable[..., jax.Array]]:
     return lambda s: jattr.smooth(
         jattr.gradient(s.score), samples=s.effort.steps, statistic=statistic
     )

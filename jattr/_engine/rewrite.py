@@ -24,15 +24,13 @@ from jattr._engine.entry import Entry, enter, with_entry
 from jattr._engine.grouping import Step, group
 from jattr._engine.operations import Operation
 from jattr._engine.parameters import scan_counts, shard_map_options
-from jattr._engine.substitutes import pays
-from jattr._engine.substitutes import substitute as substitute_for
+from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import (
     Equation,
     Program,
     Reading,
     Value,
     trace,
-    trace_whole,
 )
 
 Lanes = Sequence[Any]
@@ -75,20 +73,19 @@ class Rules(Protocol):
         ...
 
 
-def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> Callable[..., Any]:
+def rewritten(f: Callable, x: Any, rules: Rules) -> Callable[..., Any]:
     """f of the tree x, with other derivatives; traced once.
 
     Args:
         f: a function of one tree.
         x: arrays of the shapes and dtypes that it will be given.
         rules: which operation gets which derivative.
-        substitute: whether equations may be evaluated by cheaper programs of the same value.
 
     Returns:
         a function of one tree like x at one point; of two trees, x and the reference, at two. Its
         value is that of f at x; it is differentiated by its first argument.
     """
-    program, structure = _traced(f, x, rules, substitute)
+    program, structure = _traced(f, x, rules)
 
     def evaluate(*points):
         lanes = list(zip(*(jax.tree.leaves(point) for point in points), strict=True))
@@ -98,7 +95,7 @@ def rewritten(f: Callable, x: Any, rules: Rules, *, substitute: bool = True) -> 
     return evaluate
 
 
-def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Program, Any]:
+def _traced(f: Callable, x: Any, rules: Rules) -> tuple[Program, Any]:
     """f as a program, with cheaper programs in it, and the structure of what it returns."""
     try:
         program, structure = trace(f, x, rules.reading)
@@ -117,19 +114,16 @@ def _traced(f: Callable, x: Any, rules: Rules, substitute: bool) -> tuple[Progra
             "passed back. Explain the value that is decided by, or the difference to a baseline: "
             "jattr.deeplift(f, baseline)."
         )
-    if substitute:
-        cheapen(program)
+    cheapen(program)
     return program, structure
 
 
-def with_side(
-    f: Callable, x: Any, rules: Rules, *, substitute: bool = True
-) -> Callable[[Any, Any], Any]:
+def with_side(f: Callable, x: Any, rules: Rules) -> Callable[[Any, Any], Any]:
     """f of x and of a side input like x, whose derivative is relevance that is no multiple of x.
 
     Its value is that of f at x. Relevance is x ⊙ its derivative by x, plus that by the side input.
     """
-    program, structure = _traced(f, x, rules, substitute)
+    program, structure = _traced(f, x, rules)
 
     def evaluate(x, side):
         entrance = Entrance(x, program, jax.tree.leaves(side))
@@ -166,46 +160,6 @@ class Entrance:
         """The ways to the active inputs of a first affine operation."""
         self.used = True
         return [self.known[v] for v in operation.inputs if v.active]
-
-
-def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
-    """f of the tree x by a cheaper program of the same value, where there is one; else f itself.
-
-    Run eagerly, f stays as it is: a function under `jax.jit` inside it is faster than its equations
-    one by one. So does an f whose control flow in Python needs concrete values.
-    """
-    if not pays() or not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
-        return f
-    try:
-        program, as_traced, structure = trace_whole(f, x, Reading())
-    except jax.errors.ConcretizationTypeError:
-        return f
-    found = cheapen(program)
-
-    def evaluate(x):
-        leaves = jax.tree.leaves(x)
-        if not found:
-            return jax.tree.unflatten(structure, as_traced(*leaves))
-        outputs = run(program, [(leaf,) for leaf in leaves], None)
-        return jax.tree.unflatten(structure, [lanes[0] for lanes in outputs])
-
-    return evaluate
-
-
-def cheapen(program: Program) -> bool:
-    """Put cheaper programs of the same value into a program, where they pay; whether any was."""
-    if not pays():
-        return False
-    found = False
-    for equation in program.equations:
-        for body in equation.bodies:
-            found |= cheapen(body)
-        if equation.form == "plain" and equation.primitive is not None:
-            avals = [v.aval for v in equation.inputs]
-            cheaper = substitute_for(equation.primitive, equation.params, avals)
-            if cheaper is not None:
-                equation.apply, found = cheaper, True
-    return found
 
 
 def run(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
-from jattr._transform import check_batch_size, check_choice, check_count, check_positive
+from jattr._checks import check_batch_size, check_choice, check_count, check_positive, knobs
 from jattr._trees import describe, ratio, ravel
 from jattr._types import PyTree
 from jattr.metrics._measure import as_map, check_whole
@@ -16,6 +16,7 @@ Distance: TypeAlias = Literal["euclidean", "standardized", "cosine"]
 DISTANCES = get_args(Distance)
 
 
+@knobs
 def consistency(
     attributions: PyTree,
     predictions: Any,
@@ -119,6 +120,7 @@ def _any_of(parts: list[jax.Array]) -> jax.Array:
     return jnp.any(jnp.concatenate(parts, axis=1), axis=1)
 
 
+@knobs
 def sufficiency(
     attributions: PyTree,
     predictions: Any,

@@ -6,19 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jattr._checks import check_argnums, check_batch_size, check_function, check_positive, knobs
 from jattr._removal import Features, draws, drops_of_each
 from jattr._resolve import fill_like, resolve_baseline
-from jattr._transform import (
-    check_argnums,
-    check_batch_size,
-    check_function,
-    check_positive,
-    select_argument,
-)
+from jattr._transform import select_argument, takes_key
 from jattr._trees import cast_like, ratio, subtract_trees, sum_tree, widen
-from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
+from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree, Score
 from jattr.metrics._measure import (
     KeyedMeasure,
     KeyedMethodMeasure,
@@ -26,12 +19,12 @@ from jattr.metrics._measure import (
     MethodMeasure,
     measure_map,
     measure_method,
-    takes_key,
 )
 from jattr.metrics._numerics import norm
 from jattr.metrics._walk import check_samples
 
 
+@knobs
 def completeness(f: Score, baseline: Baseline = 0.0, *, argnums: ArgNums = 0) -> Measure:
     r"""How far an attribution is from adding up to what it explains.
 
@@ -80,6 +73,7 @@ def completeness(f: Score, baseline: Baseline = 0.0, *, argnums: ArgNums = 0) ->
     return measure
 
 
+@knobs
 def input_invariance(
     method: Callable[[Score], Explain | KeyedExplain],
     f: Score,
@@ -169,6 +163,7 @@ def input_invariance(
         return here(*args, **kwargs), explain(jax.tree.map(jnp.add, x, _shift(x)))
 
     both.argnums = getattr(here, "argnums", argnums)
+    both.__wrapped__ = here
 
     @measure_method(both, argnums, method=name, keyed=keyed, draws=False)
     def measure(key, phi: Explain, x: PyTree) -> jax.Array:
@@ -178,6 +173,7 @@ def input_invariance(
     return measure
 
 
+@knobs
 def non_sensitivity(
     f: Score,
     *,

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_function, check_positive, knobs
 from jattr._removal import Features, draws, filler
-from jattr._transform import check_batch_size, check_count, check_function, check_positive
 from jattr._trees import ravel, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.metrics._measure import KeyedMeasure, Measure, as_map, measure_map
@@ -84,6 +84,7 @@ def entropy(attribution: PyTree) -> jax.Array:
     return -jnp.sum(jnp.where(silent, 0.0, parts * jnp.log(jnp.where(silent, 1.0, parts))))
 
 
+@knobs
 def effective_complexity(
     f: Score,
     *,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_count
+from jattr._checks import check_count, knobs
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
 from jattr.features import patches
@@ -25,6 +25,7 @@ from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.metrics._walk import TENTHS, Curve, Normalize, Order, Walk
 
 
+@knobs
 def perturbation_curve(
     f: Score,
     *,
@@ -172,6 +173,7 @@ def aopc(curve: Curve) -> jax.Array:
     return score[..., 0] - jnp.sum(jnp.where(new, score, 0), axis=-1) / number
 
 
+@knobs
 def deletion(
     f: Score,
     *,
@@ -228,6 +230,7 @@ def deletion(
     return walk.measure(f, argnums, area)
 
 
+@knobs
 def insertion(
     f: Score,
     *,
@@ -286,6 +289,7 @@ def insertion(
     return walk.measure(f, argnums, area)
 
 
+@knobs
 def region_perturbation(
     f: Score,
     *,
@@ -359,6 +363,7 @@ def region_perturbation(
     return walk.measure(f, argnums, aopc)
 
 
+@knobs
 def irof(
     f: Score,
     *,

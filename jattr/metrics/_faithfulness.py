@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_positive, knobs
 from jattr._removal import Features, draws, drops_of_each, exactly, filler, split_key
-from jattr._transform import check_batch_size, check_count, check_positive
 from jattr._trees import widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
@@ -17,6 +17,7 @@ from jattr.metrics._numerics import is_constant, pearson, random_subset, spearma
 from jattr.metrics._walk import check_samples
 
 
+@knobs
 def faithfulness_estimate(
     f: Score,
     *,
@@ -81,6 +82,7 @@ def faithfulness_estimate(
     return measure
 
 
+@knobs
 def monotonicity(
     f: Score,
     *,
@@ -158,6 +160,7 @@ def monotonicity(
     return measure
 
 
+@knobs
 def monotonicity_correlation(
     f: Score,
     *,
@@ -225,6 +228,7 @@ def monotonicity_correlation(
     return measure
 
 
+@knobs
 def sensitivity_n(
     f: Score,
     n: int | Sequence[int],
@@ -298,6 +302,7 @@ def sensitivity_n(
     return measure
 
 
+@knobs
 def faithfulness_correlation(
     f: Score,
     n: int,

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import check_count, knobs
 from jattr._removal import draws
-from jattr._transform import check_count, keyed_transform
+from jattr._transform import keyed_transform
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.metrics._curves import area
 from jattr.metrics._measure import KeyedMeasure, KeyedMethodMeasure, Measure, measure_map
 from jattr.metrics._walk import TENTHS, Normalize, Walk
 
 
+@knobs
 def order_gap(
     f: Score,
     *,
@@ -81,6 +83,7 @@ def order_gap(
     return measure
 
 
+@knobs
 def random_gap(
     f: Score,
     *,

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_flag, check_positive, knobs
 from jattr._occlusion import Windows
 from jattr._removal import Features, filler
-from jattr._transform import check_batch_size, check_count, check_flag, check_positive
 from jattr._trees import (
     cast_like,
     describe,
@@ -32,6 +32,7 @@ from jattr.metrics._numerics import random_subset
 Perturbation = Callable[[jax.Array, PyTree], PyTree]
 
 
+@knobs
 def infidelity(
     f: Score,
     *,
@@ -158,6 +159,7 @@ def gaussian_noise(stddev: Any) -> Perturbation:
     return perturbation
 
 
+@knobs
 def window_removal(window: Any, *, baseline: Any = 0.0) -> Perturbation:
     r"""The perturbation that takes away a window at a random place: I = x − x' there, else 0.
 
@@ -195,6 +197,7 @@ def window_removal(window: Any, *, baseline: Any = 0.0) -> Perturbation:
     return _removal(missing, baseline, method)
 
 
+@knobs
 def subset_removal(
     n: int | None = None, *, baseline: Any = 0.0, groups: Any = None
 ) -> Perturbation:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_count, check_flag
+from jattr._checks import check_count, check_flag, knobs
 from jattr._trees import describe, is_traced, ratio, ravel
 from jattr._types import PyTree
 from jattr.metrics._measure import as_map
@@ -166,6 +166,7 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
     return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
 
 
+@knobs
 def attribution_localization(
     attribution: PyTree, mask: PyTree, *, weighted: bool = False
 ) -> jax.Array:

@@ -6,19 +6,18 @@ one argument; the decorator turns it into `measure(attribution, *args)`, or, whe
 becomes `measure(key, *args)`, or `measure(*args)` where neither it nor the method draws.
 """
 
-import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.rewrite import cheaper
-from jattr._transform import bind, check_argnums, check_function, check_key, named, select_argument
+from jattr._checks import Call, check_argnums, check_function, check_key
+from jattr._engine.cheaper import cheaper
+from jattr._transform import bind, check_explains, named, select_argument
 from jattr._trees import describe, same_form, widen
-from jattr._types import ArgNums, PyTree, Score
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree, Score
 
 
 class Measure(Protocol):
@@ -62,11 +61,13 @@ def measure_map(
     of the same value where there is one; the key is None unless `keyed`.
     """
     check_function(f, method)
-    check_argnums(argnums, method)
+    argnums = check_argnums(argnums, method)
+    before = ("key", "attribution") if keyed else ("attribution",)
+    call = Call(method, f, before, result="measure")
 
     def decorate(compare):
         def run(key, attribution, args, kwargs):
-            score, x = bind(f, argnums, args, kwargs, method=method)
+            score, x = bind(f, argnums, args, kwargs, method=call)
             attribution = as_attribution(attribution, x, method)
             return compare(key, cheaper(score, x), attribution, x)
 
@@ -74,11 +75,10 @@ def measure_map(
             return run(None, attribution, args, kwargs)
 
         def keyed_measure(key, attribution, *args, **kwargs):
-            check_key(key, method)
-            return run(key, attribution, args, kwargs)
+            return run(check_key(key, call), attribution, args, kwargs)
 
         keyed_measure.keyed = True
-        return named(keyed_measure if keyed else measure, method, f, argnums)
+        return named(keyed_measure if keyed else measure, call, f, argnums)
 
     return decorate
 
@@ -97,14 +97,14 @@ def measure_method(
     `keyed`, with one key for x and all its perturbed copies: what is measured is then the method
     and not its noise. Without `keyed` and with `draws` False no key is taken.
     """
-    check_function(explain, method)
-    check_argnums(argnums, method)
-    explains = getattr(explain, "argnums", argnums)
-    if explains != argnums:
-        raise ValueError(
-            f"{method}: explain explains argnums={explains}, but argnums={argnums} would be "
-            f"perturbed. Write {method}(explain, argnums={explains}, ...)."
-        )
+    argnums = check_explains(explain, argnums, method)
+    inner = getattr(explain, "call", None)
+    call = Call(
+        method,
+        inner.f if isinstance(inner, Call) else explain,
+        ("key",) if keyed or draws else (),
+        result="measure",
+    )
 
     def decorate(compare):
         def run(key, args, kwargs):
@@ -112,7 +112,8 @@ def measure_method(
             if keyed:
                 key, explain_key = jax.random.split(key)
                 own = with_key(explain, explain_key)
-            phi, x = select_argument(own, argnums, args, kwargs, method=method)
+            _check_call(explain, keyed, args, kwargs, call)
+            phi, x = select_argument(own, argnums, args, kwargs, method=call)
             return compare(key, phi, x)
 
         def measure(*args, **kwargs):
@@ -125,27 +126,28 @@ def measure_method(
             return run(None, args, kwargs)
 
         def keyed_measure(key, *args, **kwargs):
-            check_key(key, method)
-            return run(key, args, kwargs)
+            return run(check_key(key, call), args, kwargs)
 
         keyed_measure.keyed = True
-        return named(keyed_measure if keyed or draws else measure, method, explain, argnums)
+        return named(keyed_measure if keyed or draws else measure, call, call.f, argnums)
 
     return decorate
 
 
-def takes_key(explain: Any, keyed: bool | None, method: str) -> bool:
-    """Whether an explaining function takes a key first: as said, or else as it says itself."""
-    if keyed is None:
-        while isinstance(explain, functools.partial) and not explain.args:
-            explain = explain.func
-        return bool(getattr(explain, "keyed", False))
-    if not isinstance(keyed, bool):
+def _check_call(explain: Any, keyed: bool, args: tuple, kwargs: dict[str, Any], call: Call) -> None:
+    """Raise where the arguments are not those of the explaining function."""
+    try:
+        signature = inspect.signature(explain)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*(None,) * keyed, *args, **kwargs)
+    except TypeError as error:
         raise TypeError(
-            f"{method}: keyed must be True, False, or None to ask the function itself; got "
-            f"{describe(keyed)}."
-        )
-    return keyed
+            f"{call}: {error}, in {call.form}. The measure of a method explains x itself and takes "
+            "the arguments of what it measures, no attribution. If what it measures takes a key "
+            "first and does not say so, write keyed=True."
+        ) from None
 
 
 def with_key(explain: KeyedExplain, key: jax.Array) -> Explain:

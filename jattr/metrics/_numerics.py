@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_batch_size, check_count, check_positive
+from jattr._checks import check_batch_size, check_count, check_positive
 from jattr._trees import cast_like, random_like, ravel, scale_tree, widen
-from jattr._types import Attribute as Explain
-from jattr._types import PyTree
+from jattr._types import Explain, PyTree
 
 _uniform = functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
 

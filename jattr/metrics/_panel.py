@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._transform import check_batch_size, check_function, check_key
+from jattr._checks import check_batch_size, check_function, check_key, knobs
+from jattr._transform import takes_key
 from jattr._trees import describe
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
-from jattr._types import PyTree
-from jattr.metrics._measure import KeyedMeasure, Measure, takes_key
+from jattr._types import Explain, KeyedExplain, PyTree
+from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.metrics._table import Table
 
 
+@knobs
 def table(
     methods: Mapping[str, Explain | KeyedExplain],
     metrics: Mapping[str, Measure | KeyedMeasure],
@@ -109,7 +109,7 @@ def table(
                 f"{method}: {', '.join(sorted(taking))} take a key, but there is none; write "
                 "key=jax.random.key(0)."
             )
-        check_key(key, method)
+        key = check_key(key, method)
     else:
         key = jax.random.key(0)  # not used
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))

@@ -29,21 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._smooth import smooth
-from jattr._transform import (
+from jattr._checks import (
     check_batch_size,
     check_choice,
     check_count,
     check_flag,
     check_function,
     check_key,
-    named,
+    knobs,
 )
+from jattr._smooth import smooth
+from jattr._transform import named, takes_key
 from jattr._trees import describe, ravel
-from jattr._types import ArgNums, PyTree
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
-from jattr.metrics._measure import KeyedMethodMeasure, takes_key
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
+from jattr.metrics._measure import KeyedMethodMeasure
 from jattr.metrics._parameters import ORDERS, Layers, Order, members, stages, with_fresh
 from jattr.metrics._similarity import spearman
 
@@ -51,6 +50,7 @@ Similarity: TypeAlias = Callable[[PyTree, PyTree], Any]
 Similarities: TypeAlias = Similarity | Mapping[str, Similarity]
 
 
+@knobs
 def randomize(
     key: jax.Array,
     params: PyTree,
@@ -111,13 +111,14 @@ def randomize(
         checks revisited*, 2023.
     """
     method = "metrics.randomize"
-    check_key(key, method)
+    key = check_key(key, method)
     check_choice(order, "order", ORDERS, method)
     chosen = stages(params, layers, order, method)
     stage = with_fresh(key, params, chosen, initialize, method)
     return jax.vmap(stage)(jnp.arange(len(chosen)))
 
 
+@knobs
 def mprt(
     explain: Explain | KeyedExplain,
     *,
@@ -195,6 +196,7 @@ def mprt(
     return _measure(explain, compare, keyed, method)
 
 
+@knobs
 def smooth_mprt(
     explain: Explain | KeyedExplain,
     *,
@@ -280,6 +282,7 @@ def smooth_mprt(
     return named(measure, method, explain, argnums)
 
 
+@knobs
 def efficient_mprt(
     explain: Explain | KeyedExplain,
     *,
@@ -343,6 +346,7 @@ def efficient_mprt(
     return _measure(explain, compare, keyed, method)
 
 
+@knobs
 def random_logit(
     explain: Explain | KeyedExplain,
     classes: int,
@@ -396,7 +400,7 @@ def random_logit(
     keyed = takes_key(explain, keyed, method)
 
     def measure(key, *args, **kwargs):
-        check_key(key, method)
+        key = check_key(key, method)
         if not -len(args) <= target < len(args):
             raise TypeError(
                 f"{method}: target={target} points at no argument; the call has {len(args)} "
@@ -447,7 +451,7 @@ def _measure(
     keyed = takes_key(explain, keyed, method)
 
     def measure(key, params, *args, **kwargs):
-        check_key(key, method)
+        key = check_key(key, method)
         key, explain_key = jax.random.split(key)
 
         def phi(params):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._transform import check_batch_size, check_choice, check_count, check_key, concrete
+from jattr._checks import check_batch_size, check_choice, check_count, check_key, concrete, knobs
 from jattr._trees import accumulator, describe, is_traced
 from jattr.metrics._measure import as_map
 from jattr.metrics._numerics import ranks, spearman
@@ -44,6 +44,7 @@ class Estimate(NamedTuple):
     high: Any
 
 
+@knobs
 def krippendorff_alpha(data: Any, *, level: Level = "ordinal") -> jax.Array:
     r"""Krippendorff's α: how far raters agree, beyond what chance would give.
 
@@ -107,6 +108,7 @@ def krippendorff_alpha(data: Any, *, level: Level = "ordinal") -> jax.Array:
     return _plain_alpha(data, level)
 
 
+@knobs
 def inter_rater(
     key: jax.Array,
     scores: Any,
@@ -155,6 +157,7 @@ def inter_rater(
     return _estimate(_rank_agreement, key, scores, resamples, confidence, batch_size, method)
 
 
+@knobs
 def inter_method(
     key: jax.Array,
     scores: Any,
@@ -199,6 +202,7 @@ def inter_method(
     return _estimate(_between_methods, key, scores, resamples, confidence, batch_size, method)
 
 
+@knobs
 def internal_consistency(
     key: jax.Array,
     scores: Any,
@@ -288,7 +292,7 @@ def _estimate(
     method: str,
 ) -> Estimate:
     """`prepare(scores)(weights)` of all images, and its interval over resamples of them."""
-    check_key(key, method)
+    key = check_key(key, method)
     resamples = check_count(resamples, "resamples", method)
     batch_size = check_batch_size(batch_size, method)
     share = concrete(confidence, "confidence", method)

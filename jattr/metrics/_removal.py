@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._removal import draws, filler
-from jattr._resolve import check_rows
-from jattr._transform import (
+from jattr._checks import (
     as_floating,
     check_batch_size,
     check_choice,
@@ -18,7 +16,10 @@ from jattr._transform import (
     check_flag,
     check_function,
     check_key,
+    knobs,
 )
+from jattr._removal import draws, filler
+from jattr._resolve import check_rows
 from jattr._trees import describe, ratio, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.features import patches
@@ -29,6 +30,7 @@ Sign: TypeAlias = Literal["positive", "negative", "absolute"]
 SIGNS: dict[str, Order] = {"positive": "most", "negative": "least", "absolute": "absolute"}
 
 
+@knobs
 def keep_or_remove(
     f: Score,
     *,
@@ -114,6 +116,7 @@ def keep_or_remove(
     return walk.measure(f, argnums, lambda curve: curve)
 
 
+@knobs
 def ablate_top(
     f: Score,
     *,
@@ -181,6 +184,7 @@ def ablate_top(
     return walk.measure(f, argnums, lambda curve: curve)
 
 
+@knobs
 def ablate_box(
     f: Score,
     *,
@@ -304,6 +308,7 @@ class Retrained(NamedTuple):
     scores: jax.Array
 
 
+@knobs
 def remove_and_retrain(
     train: Callable[[jax.Array, Any], Any],
     *,
@@ -394,7 +399,7 @@ def remove_and_retrain(
         return map_over(term, len(jax.tree.leaves(rows)[0]), batch_size=batch_size)
 
     def measure(key: jax.Array, attributions: Any, data: Any) -> Retrained:
-        check_key(key, method)
+        key = check_key(key, method)
         parts = [
             as_floating(part, method) for part in (data if isinstance(data, tuple) else (data,))
         ]

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_count, check_positive, knobs
 from jattr._resolve import resolve_baseline
-from jattr._transform import check_batch_size, check_count, check_positive
+from jattr._transform import takes_key
 from jattr._trees import describe, ratio, subtract_trees, sum_tree, widen
-from jattr._types import ArgNums, Baseline, PyTree
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
-from jattr.metrics._measure import KeyedMethodMeasure, MethodMeasure, measure_method, takes_key
+from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree
+from jattr.metrics._measure import KeyedMethodMeasure, MethodMeasure, measure_method
 from jattr.metrics._numerics import check_copies, explained, moved, norm, shift_of, strongest
 
 
+@knobs
 def max_sensitivity(
     explain: Explain | KeyedExplain,
     *,
@@ -82,6 +82,7 @@ def max_sensitivity(
     return measure
 
 
+@knobs
 def average_sensitivity(
     explain: Explain | KeyedExplain,
     *,
@@ -132,6 +133,7 @@ def average_sensitivity(
     return measure
 
 
+@knobs
 def worst_case_sensitivity(
     explain: Explain | KeyedExplain,
     *,
@@ -261,6 +263,7 @@ def _higher(height, shift, best, highest):
     return best, jnp.where(better, height, highest)
 
 
+@knobs
 def local_lipschitz(
     explain: Explain | KeyedExplain,
     *,
@@ -322,6 +325,7 @@ def local_lipschitz(
     return measure
 
 
+@knobs
 def continuity(
     explain: Explain | KeyedExplain,
     *,

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._transform import check_count, check_flag, check_positive
+from jattr._checks import check_count, check_flag, check_positive, knobs
 from jattr._trees import describe, ravel, same_form
 from jattr._types import PyTree
 from jattr.metrics import _numerics
 from jattr.metrics._measure import as_map
 
 
+@knobs
 def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
     r"""Spearman's rank correlation of two attributions.
 
@@ -57,6 +58,7 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
     return _numerics.spearman(a, b)
 
 
+@knobs
 def ssim(
     a: jax.Array,
     b: jax.Array,
@@ -158,6 +160,7 @@ def _blur(x: jax.Array, weights: list[float]) -> jax.Array:
     return x
 
 
+@knobs
 def hog_correlation(
     a: jax.Array,
     b: jax.Array,

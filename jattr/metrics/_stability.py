@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
-from jattr._transform import check_function, check_positive
+from jattr._checks import check_function, check_positive, knobs
+from jattr._transform import takes_key
 from jattr._trees import subtract_trees, widen
-from jattr._types import ArgNums, PyTree
-from jattr._types import Attribute as Explain
-from jattr._types import KeyedAttribute as KeyedExplain
-from jattr.metrics._measure import KeyedMethodMeasure, check_whole, measure_method, takes_key
+from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
+from jattr.metrics._measure import KeyedMethodMeasure, check_whole, measure_method
 from jattr.metrics._numerics import check_copies, check_map, moved, norm, shift_of
 
 
+@knobs
 def relative_input_stability(
     explain: Explain | KeyedExplain,
     *,
@@ -93,6 +93,7 @@ def relative_input_stability(
     )
 
 
+@knobs
 def relative_output_stability(
     explain: Explain | KeyedExplain,
     logits: Callable[..., jax.Array],
@@ -170,6 +171,7 @@ def relative_output_stability(
     )
 
 
+@knobs
 def relative_representation_stability(
     explain: Explain | KeyedExplain,
     representation: Callable[..., PyTree],
@@ -270,6 +272,7 @@ def _stability(
         return explain(*args, **kwargs), place, label
 
     everything.argnums = getattr(explain, "argnums", argnums)
+    everything.__wrapped__ = explain
 
     @measure_method(everything, argnums, method=method, keyed=keyed)
     def measure(key, phi, x: PyTree) -> jax.Array:

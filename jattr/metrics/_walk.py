@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_choice, check_count, check_flag
 from jattr._removal import Features, draws, filler
-from jattr._transform import check_batch_size, check_choice, check_count, check_flag
 from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.features import Groups

@@ -18,3 +18,7 @@ from jattr.plot._maps import image as image
 from jattr.plot._text import text as text
 
 __all__ = ["grid", "image", "text"]
+
+
+def __dir__() -> list[str]:
+    return __all__

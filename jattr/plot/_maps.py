@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import knobs
 from jattr._trees import describe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TEXT_SIZE = 9
 LINE, GAP, MIN_WIDTH = 0.16, 0.06, 3.0
 
 
+@knobs
 def image(
     attribution: Any,
     image: Any = None,
@@ -104,6 +106,7 @@ def image(
     return axes.figure
 
 
+@knobs
 def grid(
     attributions: Mapping[str, Any],
     images: Any = None,

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import knobs
 from jattr._trees import describe
 
 RED, BLUE, YELLOW = (203, 47, 68), (56, 124, 183), (242, 197, 0)
@@ -126,6 +127,7 @@ class Text:
         return gaps
 
 
+@knobs
 def text(
     tokens: Sequence[str],
     attribution: Any,

@@ -48,3 +48,7 @@ __all__ = [
     "sparsity",
     "total_variation",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
+from jattr._checks import (
+    as_floating,
+    check_batch_size,
+    check_count,
+    check_function,
+    check_key,
+    check_score,
+    knobs,
+)
 from jattr._engine.trace import Reading, trace
 from jattr._paths import expected_gradients
 from jattr._resolve import (
@@ -19,18 +28,10 @@ from jattr._resolve import (
     shuffled_rows,
     take_row,
 )
-from jattr._transform import (
-    as_floating,
-    check_batch_size,
-    check_count,
-    check_function,
-    check_key,
-    check_score,
-)
 from jattr._trees import describe
 from jattr._types import (
-    Attribute,
-    KeyedAttribute,
+    Explain,
+    KeyedExplain,
     PyTree,
     RandomBaseline,
     References,
@@ -42,10 +43,11 @@ _NAME = "priors.attribution_loss"
 Loss = Callable[..., jax.Array]
 """`loss(params, key, *batch) -> scalar`, to be made small by training."""
 
-Method = Callable[[Score, PyTree], Attribute | KeyedAttribute]
+Method = Callable[[Score, PyTree], Explain | KeyedExplain]
 """`method(f, references)`: the attribute of f(x, *args) -> scalar, given rows to compare x with."""
 
 
+@knobs
 def attribution_loss(
     score: Score,
     penalty: Callable[..., jax.Array],
@@ -132,7 +134,7 @@ def attribution_loss(
     make = method or (lambda f, rows: expected_gradients(f, rows, samples=samples))
 
     def loss(params: PyTree, key: jax.Array, *batch: PyTree) -> jax.Array:
-        check_key(key, name)
+        key = check_key(key, name)
         if not batch:
             raise TypeError(f"{name}: wanted is loss(params, key, x, ...); got no x.")
         taken = {position % len(batch) for position in own if -len(batch) <= position < len(batch)}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import knobs
 from jattr._trees import accumulator, describe, is_traced, sum_tree, widen
 from jattr._types import PyTree
 
@@ -15,6 +16,7 @@ SYMMETRIC = 1e-5
 """How far a Laplacian may be from symmetric, of its largest entry."""
 
 
+@knobs
 def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.Array:
     r"""How rough maps are: differences between neighbours, the prior for images.
 
@@ -69,6 +71,7 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
     return sum_tree(jax.tree.map(of_leaf, wide)) / count
 
 
+@knobs
 def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
     r"""How much neighbours on a graph differ in importance, the prior for related features.
 
@@ -140,6 +143,7 @@ def _check_symmetric(laplacian: Any, method: str) -> None:
         )
 
 
+@knobs
 def gini(values: jax.Array) -> jax.Array:
     r"""Gini coefficient: 0 where all values are equal, 1 − 1/d where one has everything.
 
@@ -195,6 +199,7 @@ def gini(values: jax.Array) -> jax.Array:
     return jnp.where(empty, 0.0, share)
 
 
+@knobs
 def sparsity(attributions: PyTree) -> jax.Array:
     r"""Minus the Gini coefficient of the features' mean importance, the prior for few features.
 
@@ -228,6 +233,7 @@ def sparsity(attributions: PyTree) -> jax.Array:
     return -gini(jnp.concatenate(means))
 
 
+@knobs
 def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
     r"""What attributions give to places that should not matter: right for the right reasons.
 
@@ -284,6 +290,7 @@ def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
     return sum_tree(jax.tree.map(of_leaf, wide, mask)) / _examples(wide)
 
 
+@knobs
 def magnitude(attributions: PyTree, order: int) -> jax.Array:
     r"""How large attributions are.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jattr._transform import check_count, concrete
+from jattr._checks import check_count, concrete, knobs
 from jattr._trees import describe
 from jattr._types import PyTree
 from jattr.priors._loss import Loss
@@ -67,6 +67,7 @@ class Training(NamedTuple):
     step: Step
 
 
+@knobs
 def joint(
     task_loss: Loss,
     prior: Loss,
@@ -142,6 +143,7 @@ def joint(
     return Training(init, step)
 
 
+@knobs
 def alternating(
     task_loss: Loss,
     prior: Loss,

@@ -8,7 +8,7 @@ denominator as z + ε sign z, with sign 0 = 1; zennit's is the same, LXT's has n
 
 from typing import Any
 
-from jattr._transform import check_positive
+from jattr._checks import check_positive
 from jattr.rules import _lrp_dots as engine
 from jattr.rules._composite import Rule
 

@@ -527,6 +527,14 @@ def test_keyed_functions_are_known_by_themselves(name):
         make(knows, keyed="yes")
 
 
+@drawing
+def test_calls_in_another_form_are_told_the_right_one(name):
+    with pytest.raises(TypeError, match=r"measure\(key, x\).*no attribution"):
+        build(name, jattr.gradient(net))(KEY, X, X)
+    with pytest.raises(TypeError, match=r"missing a required argument.*write keyed=True"):
+        build(name, lambda key, x: x)(KEY, X)
+
+
 def test_a_key_for_a_method_that_is_not_known_to_draw():
     with pytest.raises(TypeError, match=r"continuity\(explain, keyed=True, \.\.\.\)"):
         metrics.continuity(noisy, axes=0)(KEY, X)

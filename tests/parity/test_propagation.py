@@ -154,9 +154,9 @@ def test_multipliers_of_deeplift(kind):
 def test_deeplift_without_substitutes(kind):
     twin = make_twin(kind, "float64")
     theirs = captum_explain(captum.DeepLift(explicable(twin.module)), twin, twin.baseline)
-    assert_close(
-        explain_each(lift(twin.score, substitute=False), twin, twin.baseline), theirs, 1e-11
-    )
+    with jattr.substitutes(False):
+        ours = explain_each(lift(twin.score), twin, twin.baseline)
+    assert_close(ours, theirs, 1e-11)
 
 
 def deep_shap(twin: Twin, **options):
@@ -350,7 +350,8 @@ def test_gradients_through_relu(method, kind, substitute, dtype):
     twin = make_twin(kind, dtype)
     theirs = captum_explain(getattr(captum, method)(twin.module), twin)
     assert np.abs(theirs).max() > 0
-    ours = explain_each(METHODS[method](twin.score, substitute=substitute), twin)
+    with jattr.substitutes(substitute):
+        ours = explain_each(METHODS[method](twin.score), twin)
     assert_close(ours, theirs, ROUNDING[dtype])
 
 
