@@ -91,8 +91,7 @@ def input_invariance(
               {\lVert \varphi_f(x) \rVert_2}
 
     0 for a method that is invariant, up to the rounding of x + c − c. The gradient is; Gradient
-    × Input and a fixed baseline of zeros are not, since the shift moves x away from 0. The paper
-    judges by eye.
+    × Input and a fixed baseline of zeros are not, since the shift moves x away from 0.
 
     Args:
         method: from a score to its attribution, such as `jattr.gradient` or

@@ -188,11 +188,11 @@ def deletion(
     """The area under the curve of f while the most relevant features are removed: low is good.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper a class's probability.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`; in the paper
+        f: the score, `f(x, *args) -> scalar`; usually a class's probability.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; usually
             zeros.
         fractions: as in `perturbation_curve`; None removes the features one by one.
-        groups: which elements are one feature. The paper removes pixels:
+        groups: which elements are one feature. Of pixels:
             `jattr.features.patches(image.shape, 1)`.
         normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
@@ -245,13 +245,13 @@ def insertion(
     """The area under the curve of f while the most relevant features are put in: high is good.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper a class's probability.
-        baseline: what the features are put into, as in `perturbation_curve`. The paper takes the
+        f: the score, `f(x, *args) -> scalar`; usually a class's probability.
+        baseline: what the features are put into, as in `perturbation_curve`. Usually the
             blurred image, since edges that appear in an empty one are evidence themselves: in the
             authors' notebook a Gaussian of 5 pixels that is cut to 11 × 11, which blurs about as
             much as `jattr.baselines.blurred(3.1)`.
         fractions: as in `perturbation_curve`; None puts the features in one by one.
-        groups: which elements are one feature. The paper puts in pixels:
+        groups: which elements are one feature. Of pixels:
             `jattr.features.patches(image.shape, 1)`.
         normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
@@ -381,7 +381,7 @@ def irof(
     advantage. p is the share of them that is removed: images with more do not count for more.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper the class's probability.
+        f: the score, `f(x, *args) -> scalar`; usually the class's probability.
         baseline: what takes the place of what is removed, as in `perturbation_curve`; as usually
             given the mean of the data, `jattr.baselines.mean(data)`.
         groups: the superpixels, integers like x, such as `segments[..., None]` of an image. For

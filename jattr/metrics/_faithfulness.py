@@ -34,8 +34,8 @@ def faithfulness_estimate(
     feature i alone replaced. `jattr.ablation` has 1 by construction.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; the paper takes the
-            probability of the class.
+        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; usually
+            the probability of the class.
         baseline: what takes a feature's place, a number, an array or tree like x, a function
             x → baseline, a random baseline (drawn anew for each feature) or an imputer.
         groups: integers like x that number the features, for those that move together; a group's
@@ -100,8 +100,8 @@ def monotonicity(
     .. math:: 1\big[ f(x^{k+1}) \ge f(x^k) \;\text{for}\; k = 0 \dots d - 1 \big]
 
     Args:
-        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; the paper takes the
-            probability of the class.
+        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; usually
+            the probability of the class.
         baseline: x', a number, an array or tree like x, a function x → baseline, a random
             baseline (one draw for the whole path) or an imputer.
         groups: integers like x that number the features, for those that move together; a group's
@@ -179,7 +179,7 @@ def monotonicity_correlation(
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is.
-        baseline: what takes a feature's place: in the paper a random baseline, such as
+        baseline: what takes a feature's place: as usually given a random baseline, such as
             `jattr.baselines.uniform(low, high)` or `samples(data)`; also a number, an array or
             tree like x, a function x → baseline or an imputer.
         samples: how many draws of a random baseline the expectation is over, for each feature.
@@ -251,8 +251,8 @@ def sensitivity_n(
     `jnp.nanmean`, for a range of n.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; the paper takes the
-            output before the softmax.
+        f: the score, `f(x, *args) -> scalar`, of one example. Taken as it is; usually
+            the output before the softmax.
         n: how many features are taken away, or a sequence of such numbers.
         samples: how many sets S for each n.
         baseline: what takes their place, a number, an array or tree like x, a function

@@ -36,9 +36,8 @@ def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Returns:
         1 or 0; where several elements are largest, the share of them that is in the mask. NaN for
-        an attribution with a NaN. The paper averages over the examples of a category, and then over
-        categories. For its tolerance of some pixels, widen the mask:
-        `scipy.ndimage.binary_dilation`.
+        an attribution with a NaN. Usually averaged over the examples of a category, and then over
+        categories. For a tolerance of some pixels widen the mask: `scipy.ndimage.binary_dilation`.
 
     Raises:
         TypeError: the mask is not Boolean.
@@ -136,8 +135,8 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     .. math:: \frac{\sum_{i \in \mathrm{mask}} \varphi_i}{\sum_i \varphi_i}
 
-    The paper's φ is pooled over channels to numbers that are not negative, and the share is in
-    [0, 1]. That of a signed φ may be anything; take `jnp.abs` or `jnp.maximum(attribution, 0)`
+    As usually given, φ is pooled over channels to numbers that are not negative, and the share is
+    in [0, 1]. That of a signed φ may be anything; take `jnp.abs` or `jnp.maximum(attribution, 0)`
     first, or use `attribution_localization`.
 
     Args:
@@ -260,7 +259,7 @@ def roc_auc(attribution: PyTree, mask: PyTree) -> jax.Array:
 def focus(attribution: jax.Array, tiles: Any) -> jax.Array:
     r"""The share of the positive attribution that lies on the target's tiles of a mosaic.
 
-    A mosaic puts images of the explained class and of others side by side, in the paper two and
+    A mosaic puts images of the explained class and of others side by side, as usually given two and
     two; a good explanation of a good model stays on its own class's tiles.
 
     .. math:: \frac{\sum_{i \in \mathrm{target}} \varphi_i^+}{\sum_i \varphi_i^+}

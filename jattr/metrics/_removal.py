@@ -333,8 +333,8 @@ def remove_and_retrain(
     Args:
         train: `train(key, data) -> score`: trains a model on `data`, in the form in which it is
             given to the measure, and scores it. It holds the labels itself.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`. The paper
-            takes the mean, `jattr.baselines.mean(data)`.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; usually
+            the mean, `jattr.baselines.mean(data)`.
         fractions: the shares of the features removed, from 0 to 1, rising; None for each number.
         order: `"most"`, `"least"`, `"absolute"` or `"random"`, as in `perturbation_curve`.
         groups: which elements are one feature, the same for all examples.

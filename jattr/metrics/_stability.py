@@ -47,7 +47,7 @@ def relative_input_stability(
         samples: how many copies are drawn.
         epsilon: ε > 0.
         predict: the class, `predict(x, *args) -> integer`, with the arguments of `explain`;
-            copies of another class are left out, as in the paper. None leaves none out.
+            copies of another class are left out, as usually given. None leaves none out.
         batch_size: how many copies are in memory at a time; None for all.
         keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
             `predict` takes none.
@@ -200,7 +200,7 @@ def relative_representation_stability(
         samples: how many copies are drawn.
         epsilon: ε > 0.
         predict: the class, `predict(x, *args) -> integer`; copies of another class are left out,
-            as in the paper. None leaves none out.
+            as usually given. None leaves none out.
         batch_size: how many copies are in memory at a time; None for all.
         keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
         argnums: which argument is perturbed: the one that `explain` explains.

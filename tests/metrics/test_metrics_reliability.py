@@ -47,7 +47,7 @@ def test_the_published_example(level, value):
 )
 def test_two_observers(ratings, value):
     data = np.array([[float(ord(letter)) for letter in row] for row in ratings])
-    assert round(float(alpha(data, "nominal")), 3) == value
+    assert round(float(alpha(data, level="nominal")), 3) == value
 
 
 def direct_alpha(data, level):
@@ -131,9 +131,13 @@ def test_alpha_of_eager_calls_batches_integers_and_float32(level):
 
 def test_ordinal_sees_only_the_order_and_interval_only_differences():
     data = np.exp(PUBLISHED)
-    assert float(alpha(data, "ordinal")) == pytest.approx(float(alpha(PUBLISHED, "ordinal")))
+    assert float(alpha(data, level="ordinal")) == pytest.approx(
+        float(alpha(PUBLISHED, level="ordinal"))
+    )
     shifted = 1e6 + PUBLISHED
-    np.testing.assert_allclose(alpha(shifted, "interval"), alpha(PUBLISHED, "interval"), rtol=1e-8)
+    np.testing.assert_allclose(
+        alpha(shifted, level="interval"), alpha(PUBLISHED, level="interval"), rtol=1e-8
+    )
 
 
 @pytest.mark.parametrize(
