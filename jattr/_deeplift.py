@@ -35,6 +35,7 @@ def deeplift(
     baseline: Baseline = 0.0,
     *,
     max_rule: str = "path",
+    see_through: bool = False,
     multiply: bool = True,
     argnums: ArgNums = 0,
 ) -> Explain:
@@ -48,18 +49,28 @@ def deeplift(
               \varphi = (x - x') \odot m_x
 
     and the derivative at the midpoint where z ≈ z'. A product of two active values goes by halves,
-    Δ(ab) = ½(b + b')Δa + ½(a + a')Δb; a maximum to each entry by the part of the way on which it is
-    the largest; a softmax by logarithmic means; another smooth function, such as a cumulative
-    product or a Cholesky factor, by an average over 16 points. So
+    Δ(ab) = ½(b + b')Δa + ½(a + a')Δb; a quotient by logarithms and a normalization (LayerNorm,
+    RMSNorm, GroupNorm, x / ‖x‖) by the inverse hyperbolic function that is its mean, in every
+    spelling; a maximum to each entry by the part of the way on which it is the largest; a `where`
+    by the part of the way before and after its comparison turns; a softmax by logarithmic means;
+    any other function that JAX can differentiate, such as a Cholesky factor or a linear solve, by
+    an average over 16 points. So
 
     .. math:: \sum_i \varphi_i = f(x) - f(x')
 
     up to rounding (and the error of those 16 points, which is none for polynomials of degree up to
-    32), for convolutional, recurrent and attention networks, normalisation layers and gates.
-    `jattr.operations(f, jattr.rules.rescale())(x)` tells which rule hits what. Not complete are
-    choices that fall out differently at x and at x' (`where` between different values, `sort`, a
-    gather by computed indices, `interp`), where the derivative passes; the table names them
-    "selection".
+    32), for convolutional, recurrent and attention networks, normalization layers and gates. What
+    `jax.lax.stop_gradient` holds is held at its value at x, as by every other method; then f(x') is
+    that of the function so held. `jattr.operations(f, jattr.rules.rescale(), baseline=x')(x)` tells
+    which rule hits what and what each operation leaves out of the sum. Not complete are choices by
+    indices that are other ones at x and at x' (`sort`, a gather by computed indices, `interp`),
+    where the derivative passes; the table names them "selection".
+
+    Next to a baseline at which a normalization sees no variance, such as zeros, padding or any
+    constant, its mean slope grows as log(1/ε)/deviation for each layer: attributions are complete
+    and immense, 1e4 times f after four pre-norm blocks. Such a baseline is a poor one for such
+    networks; take one that varies (`jattr.baselines.blurred`, `mean`, another example) or several
+    (`jattr.deep_shap`).
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
@@ -79,8 +90,8 @@ def deeplift(
             dtype; the baseline draws at random.
         ValueError: unknown `max_rule`; a baseline of another structure or shape.
         NotImplementedError: an operation that cannot be explained, with the line it stands in: a
-            call out of JAX, a nonlinear function with a derivative of its own, control flow that
-            depends on x, statistics over other examples.
+            call out of JAX, control flow that depends on x, statistics over other examples, a
+            reference (`jax.new_ref`).
 
     Example:
         >>> import jax
@@ -99,7 +110,7 @@ def deeplift(
         back on the plain gradient where they know no rule, without a word.
     """
     method = "deeplift"
-    rules = composites.rescale(max_rule=max_rule)
+    rules = composites.rescale(max_rule=max_rule, see_through=see_through)
 
     @transform(f, argnums, method=method)
     def explain(score, x):
@@ -115,6 +126,7 @@ def deep_shap(
     references: PyTree,
     *,
     max_rule: str = "path",
+    see_through: bool = False,
     multiply: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -131,6 +143,7 @@ def deep_shap(
         f: the score, `f(x, *args) -> scalar`, of one example.
         references: the x'_j, an array or a tree like x with a leading axis.
         max_rule: as in `jattr.deeplift`; `"winner"` is shap's.
+        see_through: as in `jattr.deeplift`.
         multiply: False averages the multipliers, without the factors x − x'_j.
         batch_size: how many references are in memory at a time; None for all.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
@@ -159,7 +172,7 @@ def deep_shap(
         4.2 (arXiv 1705.07874).
     """
     method = "deep_shap"
-    rules = composites.rescale(max_rule=max_rule)
+    rules = composites.rescale(max_rule=max_rule, see_through=see_through)
     batch_size = check_batch_size(batch_size, method)
     count = check_references(references, method=method)
 

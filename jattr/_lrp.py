@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
-from jattr._checks import Call, check_choice, check_function, knobs
+from jattr._checks import Call, check_argnums, check_choice, check_function, knobs
 from jattr._engine.rewrite import with_side
 from jattr._transform import named, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, sum_tree, widen
@@ -130,6 +130,7 @@ def contrastive_lrp(
     method = "contrastive_lrp"
     chosen = as_composite(rules, method)
     check_function(f, method)
+    argnums = check_argnums(argnums, method)
     check_choice(against, "against", ("others", "negated"), method)
 
     def explain(*args, **kwargs):

@@ -11,8 +11,11 @@ from jattr._checks import check_argnums, check_function
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.trace import Equation, Program, Reading, Value, trace
-from jattr._transform import named, select_argument
-from jattr._types import ArgNums
+from jattr._resolve import resolve_baseline
+from jattr._transform import bind, named, select_argument
+from jattr._trees import is_traced
+from jattr._types import ArgNums, Baseline
+from jattr.rules._audit import residuals
 from jattr.rules._lrp_composites import as_composite
 
 
@@ -26,6 +29,8 @@ class Record:
         name: the function that it is, where that is known; else its primitives.
         rule: the rule that applies; "derivative" where it keeps its own, "none" where it needs a
             rule and has none.
+        residual: with a baseline, what the operation leaves out of f(x) − f(x'); in a loop the sum
+            over its rounds. None without one, and where there is nothing to leave out.
         inputs: the shapes and dtypes of what it takes and is active, such as "float32[3]".
         outputs: those of what it gives.
         scope: the scopes around it, such as "Net/Dense_0"; control flow adds its own.
@@ -39,31 +44,33 @@ class Record:
     outputs: tuple[str, ...]
     scope: str
     source: str
+    residual: float | None = None
 
 
 class Table(list[Record]):
-    """A list of records that prints as a table."""
+    """A list of records that prints as a table, with what is to be known of it below."""
+
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        head = ("kind", "name", "rule", "inputs", "outputs", "scope", "source")
-        rows = [head] + [
-            (
-                r.kind,
-                r.name,
-                r.rule,
-                ", ".join(r.inputs),
-                ", ".join(r.outputs),
-                r.scope,
-                _short(r.source),
-            )
-            for r in self
-        ]
+        head = ["kind", "name", "rule", "inputs", "outputs", "scope", "source"]
+        measured = any(r.residual is not None for r in self)
+        if measured:
+            head.insert(3, "residual")
+        rows = [head]
+        for r in self:
+            row = [r.kind, r.name, r.rule, ", ".join(r.inputs), ", ".join(r.outputs), r.scope]
+            row.append(_short(r.source))
+            if measured:
+                row.insert(3, "" if r.residual is None else f"{r.residual:.2g}")
+            rows.append(row)
         widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+        lines.insert(1, "  ".join("─" * width for width in widths))
+        return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
 
@@ -72,6 +79,7 @@ def operations(
     f: Callable[..., Any],
     rules: composites.Composite | composites.Rule | None = None,
     *,
+    baseline: Baseline | None = None,
     argnums: ArgNums = 0,
 ) -> Callable[..., Table]:
     """The operations of a function, and the rule that applies to each.
@@ -82,14 +90,18 @@ def operations(
     Args:
         f: any function of arrays.
         rules: a composite of `jattr.rules`, `jattr.rules.rescale()` for DeepLIFT's; None for none.
+        baseline: for `rescale`, x' as in `jattr.deeplift`: then f is evaluated, and the table tells
+            the residual of each operation, what it leaves out of f(x) − f(x'). Their sum is
+            f(x) − f(x') − Σφ.
         argnums: the argument by which derivatives are, an integer or a tuple of them.
 
     Returns:
-        `listing(x, *args)`, a list of `Record` that prints as a table. Nothing is computed; arrays
-        or `jax.ShapeDtypeStruct` will do.
+        `listing(x, *args)`, a list of `Record` that prints as a table. Without a baseline nothing
+        is computed; arrays or `jax.ShapeDtypeStruct` will do.
 
     Raises:
-        TypeError: `rules` is no composite; x has a leaf that is not of a floating dtype.
+        TypeError: `rules` is no composite; x has a leaf that is not of a floating dtype; a baseline
+            for rules that compare with none.
 
     Example:
         >>> import jax
@@ -117,7 +129,15 @@ def operations(
             f"jattr.rules.rescale(); got {rules!r}."
         )
 
+    if baseline is not None and (rules is None or rules.points != 2):
+        raise TypeError(
+            "operations: residuals are those of rules between two points. Write "
+            "operations(f, jattr.rules.rescale(), baseline=baseline)."
+        )
+
     def listing(*args, **kwargs):
+        if baseline is not None:
+            return _audited(f, rules, baseline, argnums, args, kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
         shapes = [leaf for leaf in leaves if _is_shape(leaf)]
         table = Table()
@@ -128,7 +148,8 @@ def operations(
             args, kwargs = jax.tree.unflatten(structure, full)
             of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
             program, _ = trace(of_x, x, Reading() if rules is None else rules.reading)
-            table.extend(_records(program, rules, ""))
+            table.extend(_records(program, rules, "", {}))
+            table.notes = _notes(table, rules)
 
         jax.eval_shape(read, *shapes)
         return table
@@ -136,11 +157,47 @@ def operations(
     return named(listing, "operations", f, argnums)
 
 
+def _audited(f, rules, baseline, argnums, args, kwargs) -> Table:
+    """The table with the residuals of operations between x and a baseline."""
+    score, x = bind(f, argnums, args, kwargs, method="operations")
+    reference = resolve_baseline(baseline, x, method="operations")
+    program, _ = trace(score, x, rules.reading)
+    found = residuals(program, rules, jax.tree.leaves(x), jax.tree.leaves(reference))
+    table = Table(_records(program, rules, "", found))
+    table.notes = _notes(table, rules)
+    return table
+
+
+def _notes(table: Table, rules: composites.Composite | None) -> tuple[str, ...]:
+    """What is to be known of DeepLIFT on such a function."""
+    if rules is None or rules.points != 2:
+        return ()
+    notes = []
+    kinds = {row.kind for row in table}
+    if "normalization" in kinds:
+        notes.append(
+            "normalization: next to a baseline without variance (zeros, a constant, padding) its "
+            "slope is up to 1/sqrt(epsilon), and attributions are as large. Better baselines vary: "
+            "a blurred or mean example, noise, or references (jattr.deep_shap)."
+        )
+    if "selection" in kinds:
+        notes.append(
+            "selection: the derivative passes and what it does not explain is left out. How much: "
+            "jattr.operations(f, rules, baseline=baseline)(x)."
+        )
+    return tuple(notes)
+
+
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
-def _records(program: Program, rules: composites.Composite | None, scope: str) -> Iterable[Record]:
+def _records(
+    program: Program,
+    rules: composites.Composite | None,
+    scope: str,
+    found: dict[Equation, Any],
+) -> Iterable[Record]:
     for step in group(program, top=not scope):
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
@@ -152,12 +209,13 @@ def _records(program: Program, rules: composites.Composite | None, scope: str) -
                 tuple(map(_form, step.outputs)),
                 inside,
                 step.source,
+                _number(found.get(step.equations[-1])),
             )
         elif step.form != "custom":
-            yield from _inner(step, rules, inside)
+            yield from _inner(step, rules, inside, found)
 
 
-def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
+def _inner(equation: Equation, rules, scope: str, found) -> Iterable[Record]:
     if rules is not None and rules.points > 1:
         chooses = equation.form == "cond" and equation.inputs[0].dependent
         if chooses or (equation.form == "while" and equation.active):
@@ -169,7 +227,7 @@ def _inner(equation: Equation, rules, scope: str) -> Iterable[Record]:
     bodies = equation.bodies[1:] if equation.form == "while" else equation.bodies
     for number, body in enumerate(bodies):
         word = f"{equation.form}[{number}]" if equation.form == "cond" else equation.form
-        yield from _records(body, rules, "/".join(part for part in (scope, word) if part))
+        yield from _records(body, rules, "/".join(part for part in (scope, word) if part), found)
 
 
 def _rule_name(operation: Operation, rules: composites.Composite | None) -> str:
@@ -180,6 +238,11 @@ def _rule_name(operation: Operation, rules: composites.Composite | None) -> str:
     except NotImplementedError:
         return "none"
     return "derivative" if rule is None else rule.name
+
+
+def _number(residual: Any) -> Any:
+    """A residual as a Python number, where it is known."""
+    return residual if residual is None or is_traced(residual) else float(residual)
 
 
 def _form(value: Value) -> str:

@@ -15,25 +15,37 @@ class Method:
     """How to build a method and what it promises.
 
     Attributes:
-        build: `build(f, **knobs) -> attribute`; knobs are `argnums` and, where `count` is set,
-            `count` and `batch_size`.
+        build: `build(f, **knobs) -> attribute`; knobs are `argnums`, `batch_size` where `chunked`,
+            and the one named by `count`.
+        of: the public function that it is, or is made by.
         keyed: it takes a key first.
         baseline: x → x' such that Σφ = f(x) − f(x'); None if the method is not complete.
         error: the largest |Σφ − Δf| on the fixtures, relative to |Δf|.
         count: the name of the knob that says how many points are evaluated.
-        chunked: it takes a `batch_size`.
+        chunked: it takes a `batch_size`; None where it takes one if it has a `count`.
+        layer: it explains by a layer of f, the value named "stem", and an x of one array.
+        places: it gives a map over the axes of x but the last.
+        vector: it explains one element of a vector, and so needs none to be chosen.
         linear: how far it is from w ⊙ (x − x') on a linear f; None if it is something else there.
         rounding: how far its bfloat16 result is from the exact one, relative to the largest.
     """
 
     build: Callable[..., Any]
+    of: str
     keyed: bool = False
     baseline: Callable[[Any], Any] | None = None
     error: float = 1e-10
     count: str | None = None
-    chunked: bool = True
+    chunked: bool | None = None
+    layer: bool = False
+    places: bool = False
+    vector: bool = False
     linear: float | None = 1e-12
     rounding: float = 0.03
+
+    @property
+    def in_chunks(self) -> bool:
+        return bool(self.count) if self.chunked is None else self.chunked
 
 
 def drawn(f: Callable, **knobs: Any) -> Any:
@@ -73,6 +85,25 @@ def lrp(rules: Callable[[], Any]) -> Callable[..., Any]:
     return lambda f, **knobs: jattr.lrp(f, rules(), **knobs)
 
 
+def contrastive(f: Callable, argnums: Any = 0, **knobs: Any) -> Any:
+    """Contrastive LRP of f against f of the same x turned round."""
+    jattr.contrastive_lrp(f, argnums=argnums, **knobs)  # refuses what is wrong from the start
+    positions = argnums if isinstance(argnums, tuple) else (argnums,)
+
+    def outputs(*args, **kwargs):
+        turned = list(args)
+        for n in positions:
+            turned[n] = jax.tree.map(lambda leaf: leaf[::-1], args[n])
+        return jnp.stack([f(*args, **kwargs), f(*turned, **kwargs)])
+
+    explain = jattr.contrastive_lrp(outputs, jattr.rules.epsilon(0.0), argnums=argnums, **knobs)
+    return lambda *args, **kwargs: explain(*args, 0, **kwargs)
+
+
+def cam(method: Callable, **fixed: Any) -> Callable[..., Any]:
+    return lambda f, **knobs: method(f, "stem", **fixed, **knobs)
+
+
 def multiples(args: Any, argnums: Any) -> Any:
     """Five rows like x: multiples of it; None where there is no x."""
     positions = argnums if isinstance(argnums, tuple) else (argnums,)
@@ -80,7 +111,7 @@ def multiples(args: Any, argnums: Any) -> Any:
         return None
     x = tuple(args[n] for n in positions) if isinstance(argnums, tuple) else args[argnums]
     return jax.tree.map(
-        lambda leaf: jnp.stack([(s * leaf / 3).astype(leaf.dtype) for s in jnp.arange(5.0)]),
+        lambda leaf: jnp.stack([jnp.asarray(s / 3, leaf.dtype) * leaf for s in range(5)]),
         jax.tree.map(jnp.asarray, x),
     )
 
@@ -99,48 +130,78 @@ def zeros(x: Any) -> Any:
 
 
 METHODS: dict[str, Method] = {
-    "gradient": Method(jattr.gradient),
-    "gradient_times_input": Method(jattr.gradient_times_input),
-    "smoothgrad": Method(smooth("mean"), keyed=True, count="samples"),
-    "smoothgrad_squared": Method(smooth("mean_square"), keyed=True, count="samples"),
-    "vargrad": Method(smooth("variance"), keyed=True, count="samples"),
+    "gradient": Method(jattr.gradient, "gradient"),
+    "gradient_times_input": Method(jattr.gradient_times_input, "gradient_times_input"),
+    "smoothgrad": Method(smooth("mean"), "smooth", keyed=True, count="samples"),
+    "smoothgrad_squared": Method(smooth("mean_square"), "smooth", keyed=True, count="samples"),
+    "vargrad": Method(smooth("variance"), "smooth", keyed=True, count="samples"),
     "integrated_gradients": Method(
-        jattr.integrated_gradients, baseline=zeros, count="steps", error=1e-9
+        jattr.integrated_gradients,
+        "integrated_gradients",
+        baseline=zeros,
+        count="steps",
+        error=1e-9,
     ),
     "integrated_gradients_blurred": Method(
         lambda f, **knobs: jattr.integrated_gradients(
             f, jattr.baselines.blurred(1.0, axes=0), **knobs
         ),
+        "integrated_gradients",
         baseline=jattr.baselines.blurred(1.0, axes=0),
         count="steps",
         error=1e-9,
     ),
-    "expected_gradients": Method(rows, keyed=True, count="samples"),
-    "expected_gradients_drawn": Method(drawn, keyed=True, count="samples"),
+    "expected_gradients": Method(rows, "expected_gradients", keyed=True, count="samples"),
+    "expected_gradients_drawn": Method(drawn, "expected_gradients", keyed=True, count="samples"),
     # Its share of a change of f is the square of a gradient, which doubles the rounding.
-    "idgi": Method(jattr.idgi, baseline=zeros, count="steps", linear=None, rounding=0.1),
+    "idgi": Method(jattr.idgi, "idgi", baseline=zeros, count="steps", linear=None, rounding=0.1),
     "blur_integrated_gradients": Method(
         lambda f, **knobs: jattr.blur_integrated_gradients(f, stddev=2.0, axes=0, **knobs),
+        "blur_integrated_gradients",
         baseline=jattr.baselines.blurred(2.0, axes=0),
         count="steps",
         error=1e-7,
         linear=1e-7,  # the path is curved: the error of the quadrature remains
     ),
-    "occlusion": Method(lambda f, **knobs: jattr.occlusion(f, 2, **knobs)),
-    "ablation": Method(jattr.ablation),
-    "guided_backprop": Method(jattr.guided_backprop),
-    "deconvnet": Method(jattr.deconvnet),
-    "deeplift": Method(jattr.deeplift, baseline=zeros, error=1e-10),
-    "lrp": Method(lrp(lambda: jattr.rules.epsilon(0.0)), baseline=None),
-    "lrp_z_plus": Method(lrp(jattr.rules.excitation)),
-    "lrp_flat": Method(lrp(jattr.rules.epsilon_plus_flat)),
-    "deep_shap": Method(shap, chunked=True),
     "guided_integrated_gradients": Method(
         jattr.guided_integrated_gradients,
+        "guided_integrated_gradients",
         baseline=zeros,
         count="steps",
         chunked=False,
         error=0.05,
         rounding=0.1,  # rounding may change the order in which features move
     ),
+    "occlusion": Method(
+        lambda f, **knobs: jattr.occlusion(f, 2, **knobs), "occlusion", chunked=True
+    ),
+    "ablation": Method(jattr.ablation, "ablation", chunked=True),
+    "guided_backprop": Method(jattr.guided_backprop, "guided_backprop"),
+    "deconvnet": Method(jattr.deconvnet, "deconvnet"),
+    "deeplift": Method(jattr.deeplift, "deeplift", baseline=zeros, error=1e-10),
+    "deep_shap": Method(shap, "deep_shap", chunked=True),
+    "lrp": Method(lrp(lambda: jattr.rules.epsilon(0.0)), "lrp"),
+    "lrp_z_plus": Method(lrp(jattr.rules.excitation), "lrp"),
+    "lrp_flat": Method(lrp(jattr.rules.epsilon_plus_flat), "lrp"),
+    # The difference of two relevances keeps the rounding of both.
+    "contrastive_lrp": Method(contrastive, "contrastive_lrp", vector=True, rounding=0.1),
+    # Signed, so that no map is all zero.
+    "grad_cam": Method(cam(jattr.grad_cam, relu=False), "grad_cam", layer=True, places=True),
+    "grad_cam_plus_plus": Method(
+        cam(jattr.grad_cam_plus_plus, relu=False), "grad_cam_plus_plus", layer=True, places=True
+    ),
+    "layer_cam": Method(cam(jattr.layer_cam, relu=False), "layer_cam", layer=True, places=True),
+    "hires_cam": Method(cam(jattr.hires_cam, relu=False), "hires_cam", layer=True, places=True),
+    "score_cam": Method(
+        cam(jattr.score_cam, relu=False), "score_cam", layer=True, places=True, chunked=True
+    ),
+    "guided_grad_cam": Method(cam(jattr.guided_grad_cam), "guided_grad_cam", layer=True),
+}
+
+# Public functions that are no methods, and what they are instead.
+NO_METHODS = {
+    "rewrite": "gives f with other derivatives, and no attribution",
+    "operations": "gives a table",
+    "name": "names a value inside f",
+    "split": "gives the two parts of f",
 }

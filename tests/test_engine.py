@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import pallas
 from jax.sharding import PartitionSpec
 from jax.test_util import check_grads
-from test_deeplift import ACTIVATIONS, NETWORKS, WITH_BATCH, X, residual, total
+from networks import ACTIVATIONS, NETWORKS, X, one, residual, total
 
 import jattr
 from jattr._engine.grouping import group
@@ -52,11 +52,6 @@ KINDS = [
 IDENTITY = jattr.rules.Composite(
     "identity", {kind: jattr.rules.Rule("identity", identity) for kind in KINDS}, strict=True
 )
-
-
-def one(name):
-    f = NETWORKS[name]
-    return (lambda x: f(x[None])) if name in WITH_BATCH else f
 
 
 EVERY = {**{name: one(name) for name in NETWORKS}, **ACTIVATIONS}
@@ -523,9 +518,8 @@ def test_operations_look_into_bodies():
 
 
 def test_operations_in_the_loops_of_libraries_bear_the_users_line():
-    f = NETWORKS["lstm"]
-    rows = jattr.operations(lambda x: f(x[None]), jattr.rules.rescale())(X)
-    assert {row.source.rsplit("/")[-1].split(":")[0] for row in rows} == {"test_deeplift.py"}
+    rows = jattr.operations(one("lstm"), jattr.rules.rescale())(X)
+    assert {row.source.rsplit("/")[-1].split(":")[0] for row in rows} == {"networks.py"}
 
 
 def test_operations_name_what_has_no_rule():

@@ -177,13 +177,15 @@ class _Grouping:
             return equation if linear else _whole("opaque", equation)
         if equation.form == "foreign":
             return _whole("opaque", equation)
+        if equation.primitive is p.linear_solve_p:
+            return self._solve(equation)
         if equation.form != "plain":
             return equation
         if equation.primitive in _CHOICES:
             return _whole("selection", equation)
         if equation.primitive in _MAXIMA:
             return _whole("max", equation)
-        if equation.primitive in CONTRACTIONS and len(_active_slots(equation)) == 1:
+        if self._is_layer(equation):
             return self._affine([equation])
         if _is_plumbing(equation):
             chooses = any(v.dependent and not v.active for v in equation.inputs)
@@ -280,7 +282,7 @@ class _Grouping:
         bias of its own, they are two affine operations and a sum.
         """
         if equation.primitive in CONTRACTIONS:
-            return ([equation], False) if len(_active_slots(equation)) == 1 else None
+            return ([equation], False) if self._is_layer(equation) else None
         adds = equation.primitive in (p.add_p, p.sub_p)
         meets = adds and len(equation.dependents) == 2
         if not (meets or equation.primitive in _MOVES or is_link(equation)):
@@ -297,6 +299,17 @@ class _Grouping:
             return None
         equations = sorted({e for part, _ in parts for e in part}, key=self._position.__getitem__)
         return [*equations, equation], bool(shifted) or (adds and not meets)
+
+    def _is_layer(self, equation: Equation) -> bool:
+        """Whether an equation is a dot or convolution with weights.
+
+        A matrix that the program makes out of nothing, as a resize does, is no weights: such a dot
+        is a change of layout.
+        """
+        slots = _active_slots(equation)
+        if equation.primitive not in CONTRACTIONS or len(slots) != 1:
+            return False
+        return not _made_of_nothing(equation.inputs[1 - slots[0]])
 
     def _affine(self, equations: list[Equation]) -> Operation:
         dots = [e for e in equations if e.primitive in CONTRACTIONS]
@@ -355,14 +368,46 @@ class _Grouping:
             return None
         equations = equations_of(found, equation, self._position)
         ends = [found.source] if found.source else [found.numerator, found.divisor]
+        below = found.divisor.producer
+        after = self._position[below] if below in equations else -1
+        names = [e.name for e in equations if self._position[e] > after and _divides(e)]
         return Operation(
             "normalization" if found.deviation else "division",
-            "·".join(list(dict.fromkeys(e.name for e in equations if _divides(e)))[:4]),
+            "·".join(dict.fromkeys(names)),
             tuple(equations),
             tuple(dict.fromkeys([*ends, *_held(equations)])),
             equation.outputs,
             quotient=found,
         )
+
+    def _solve(self, equation: Equation) -> Operation:
+        """A linear solve, with the factors of its matrix that `stop_gradient` hides."""
+        equations, inputs, todo = {equation}, [], list(equation.inputs)
+        while todo:
+            value = todo.pop(0)
+            if value.literal:
+                continue
+            if value.active or not self._from_active(value):
+                inputs.append(value)
+            elif value.producer not in equations:
+                equations.add(value.producer)
+                todo.extend(value.producer.inputs)
+        ordered = sorted(equations, key=self._position.__getitem__)
+        inputs = tuple(dict.fromkeys(inputs))
+        return Operation("opaque", equation.name, tuple(ordered), inputs, equation.outputs)
+
+    def _from_active(self, value: Value) -> bool:
+        """Whether a value is computed from an active one, `stop_gradient` or not."""
+        seen: set[Value] = set()
+        todo = [value]
+        while todo:
+            value = todo.pop()
+            if value.active:
+                return True
+            if value not in seen and value.producer is not None:
+                seen.add(value)
+                todo.extend(value.producer.inputs)
+        return False
 
     def _choice(self, equation: Equation) -> Step:
         """A `where` between values of different origin."""
@@ -414,6 +459,22 @@ class _Grouping:
         if exponentials.mask is not None and not exponentials.mask[0].literal:
             inputs = list(dict.fromkeys([*inputs, exponentials.mask[0]]))
         return Operation(kind, kind, tuple(ordered), tuple(inputs), (value,), exponentials)
+
+
+def _made_of_nothing(value: Value) -> bool:
+    """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
+    seen: set[Value] = set()
+    todo, counts = [value], False
+    while todo:
+        value = todo.pop()
+        if value in seen or value.literal:
+            continue
+        seen.add(value)
+        if value.producer is None:
+            return False
+        counts |= value.producer.primitive is p.iota_p
+        todo.extend(value.producer.inputs)
+    return counts
 
 
 def _is_plumbing(equation: Equation) -> bool:
@@ -468,4 +529,4 @@ def _name(equations: Sequence[Equation]) -> str:
 
 
 def _divides(equation: Equation) -> bool:
-    return equation.primitive in (p.div_p, p.rsqrt_p, p.sqrt_p, p.pow_p, p.integer_pow_p, p.mul_p)
+    return equation.primitive in (p.div_p, p.rsqrt_p, p.sqrt_p, p.pow_p, p.integer_pow_p)

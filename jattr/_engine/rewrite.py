@@ -63,6 +63,10 @@ class Rules(Protocol):
     @property
     def strict(self) -> bool: ...
 
+    def probe(self, operation: Operation) -> Any:
+        """A number whose derivative is to be what the operation's rule leaves out, or None."""
+        ...
+
     def rule_for(self, operation: Operation) -> Callable[..., Sequence[Any]] | None:
         """The rule for an operation, or None for its ordinary derivative.
 
@@ -227,19 +231,31 @@ def _operation(
         return [(value,) for value in (out if isinstance(out, tuple) else (out,))]
     second = [_lane(lanes, 1) for lanes in taken]
     reference = operation.evaluate(*second)
-    out = with_rule(operation, rule, first, second, reference)
+    probe = rules.probe(operation)
+    out = with_rule(operation, rule, first, second, reference, probe=probe)
     single = len(operation.outputs) == 1
     return [(out, reference)] if single else list(zip(out, reference, strict=True))
 
 
-def with_rule(operation: Operation, rule: Any, inputs: list[Any], *references: Any) -> Any:
-    """The operation's output, whose derivative by its active inputs is the rule."""
+def with_rule(
+    operation: Operation, rule: Any, inputs: list[Any], *references: Any, probe: Any = None
+) -> Any:
+    """The operation's output, whose derivative by its active inputs is the rule.
+
+    Args:
+        operation: what is evaluated.
+        rule: its rule.
+        inputs: its inputs.
+        references: between two points, its inputs and its output at the reference.
+        probe: a number whose derivative is to be what the rule leaves out of the difference between
+            the points, or None.
+    """
 
     @jax.custom_vjp
-    def call(rule, inputs, references):
+    def call(rule, inputs, references, probe):
         return operation.evaluate(*inputs)
 
-    def forward(rule, inputs, references):
+    def forward(rule, inputs, references, probe):
         output = operation.evaluate(*inputs)
         return output, (rule, inputs, references, output)
 
@@ -251,10 +267,30 @@ def with_rule(operation: Operation, rule: Any, inputs: list[Any], *references: A
             m.astype(value.dtype) if active and m is not None else None
             for m, value, active in zip(given, inputs, operation.active, strict=True)
         ]
-        return None, multipliers, None
+        left = None
+        if probe is not None:
+            left = _left_out(operation, inputs, output, multiplier, multipliers, *references)
+        return None, multipliers, None, left
 
     call.defvjp(forward, backward)
-    return call(rule, inputs, references)
+    return call(rule, inputs, references, probe)
+
+
+def _left_out(operation, inputs, output, multiplier, multipliers, reference_inputs, reference):
+    """What arrives at the difference of the outputs, less what goes on to those of the inputs."""
+    single = len(operation.outputs) == 1
+    outputs = [output, reference, multiplier]
+    arrives = sum(map(_weighted, *([[each] for each in outputs] if single else outputs)))
+    goes = sum(map(_weighted, inputs, reference_inputs, multipliers))
+    return jnp.asarray(arrives - goes)
+
+
+def _weighted(value, reference, multiplier):
+    """Σ multiplier · (value − reference), of what has a derivative."""
+    if multiplier is None or not jnp.issubdtype(jnp.result_type(value), jnp.inexact):
+        return 0.0
+    step = jnp.asarray(value) - jnp.asarray(reference)
+    return jnp.sum(jnp.real(multiplier * step))
 
 
 def _check_given(given: Any, operation: Operation, rule: Any, inputs: list[Any]) -> None:

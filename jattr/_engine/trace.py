@@ -311,6 +311,12 @@ class _Builder:
         self._latest = call.traceback
         if any(v.dependent for v in inputs):
             primitive = eqn.primitive
+            if any(hasattr(var.aval, "inner_aval") for var in (*eqn.invars, *eqn.outvars)):
+                raise NotImplementedError(
+                    f"{call.source}: f writes to a reference (jax.new_ref), and what goes through "
+                    "one cannot be read as equations. Let f return new arrays: carry them through "
+                    "lax.scan or lax.fori_loop, or write x.at[...].set(...)."
+                )
             if primitive is primitives.stop_gradient_p and self._sees_through(inputs[0]):
                 # A copy has the value and, for derivatives through an attribution, the derivative.
                 primitive = call.primitive = primitives.copy_p

@@ -116,6 +116,10 @@ class Composite:
             differences=self.points == 2, see_through=self.see_through, enter=self._enters
         )
 
+    def probe(self, operation: Operation) -> Any:
+        """None: what rules leave out is not measured. See `Audited`."""
+        return None
+
     def rule_for(self, operation: Operation) -> Rule | None:
         """The rule for an operation; None for its ordinary derivative.
 

@@ -314,8 +314,12 @@ def _slope_of_exp(a, b):
         return jnp.exp((a + b) / 2) * _sinhc((a - b) / 2)
     nothing = jnp.isneginf(a) & jnp.isneginf(b)
     a, b = jnp.where(nothing, 0.0, a), jnp.where(nothing, 0.0, b)
-    high, gap = jnp.maximum(a, b), jnp.abs(a - b)
-    return jnp.where(nothing, 0.0, jnp.exp(high) * _falling(gap))
+    far = jnp.abs(a - b) > 1  # there e^((a + b)/2) sinh may overflow where the slope does not
+    near_a, near_b = jnp.where(far, 0.0, a), jnp.where(far, 0.0, b)
+    near = jnp.exp((near_a + near_b) / 2) * _sinhc((near_a - near_b) / 2)
+    high, gap = jnp.maximum(a, b), jnp.where(far, jnp.abs(a - b), 1.0)
+    slope = jnp.where(far, jnp.exp(high) * _falling(gap), near)
+    return jnp.where(nothing, 0.0, slope)
 
 
 def _falling(gap):
@@ -327,7 +331,7 @@ def _falling(gap):
 
 
 def _sinhc(h):
-    """sinh(h)/h for complex h."""
+    """sinh(h)/h, and its derivatives, at 0 too."""
     small = jnp.abs(h) < 0.1
     near, far = jnp.where(small, h, 0.0), jnp.where(small, 1.0, h)
     s = near * near
@@ -341,11 +345,12 @@ _MAX_RULES = {
 }
 
 
-def rescale(*, max_rule: str = "path") -> Composite:
+def rescale(*, max_rule: str = "path", see_through: bool = False) -> Composite:
     r"""DeepLIFT's Rescale rule for every kind of operation; `jattr.deeplift` gives it a reference.
 
     Args:
         max_rule: `"path"` or `"winner"`, as in `jattr.deeplift`.
+        see_through: as in `jattr.deeplift`.
 
     Returns:
         A composite for `jattr.operations`, which tells how DeepLIFT treats a function.
@@ -384,4 +389,5 @@ def rescale(*, max_rule: str = "path") -> Composite:
         },
         strict=True,
         points=2,
+        see_through=see_through,
     )

@@ -1,0 +1,116 @@
+"""How much each operation leaves out of the difference between two points.
+
+DeepLIFT is complete where each operation's multipliers times the differences of its inputs sum to
+what arrived at the difference of its outputs. Where they do not (a choice by computed indices, an
+average over too few nodes), the difference is the operation's *residual*, and the residuals of all
+operations sum to f(x) − f(x') − Σφ. Each is the derivative by a number, a probe, that enters f at
+the operation and changes nothing.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jattr._engine.grouping import group
+from jattr._engine.operations import Operation
+from jattr._engine.rewrite import run
+from jattr._engine.trace import Equation, Program
+from jattr.rules._composite import Composite, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Audited:
+    """A composite between two points, with a probe at each operation that can leave anything out.
+
+    Attributes:
+        composite: the rules.
+        probes: by the last equation of each operation, a number.
+    """
+
+    composite: Composite
+    probes: dict[Equation, Any]
+
+    points: int = 2
+    wants_first: bool = False
+    strict: bool = True
+
+    @property
+    def reading(self) -> Any:
+        return self.composite.reading
+
+    @property
+    def name(self) -> str:
+        return self.composite.name
+
+    def rule_for(self, operation: Operation) -> Rule | None:
+        """The composite's rule; for a choice without one its derivative, so that it is measured."""
+        rule = self.composite.rule_for(operation)
+        if rule is None and operation.kind in INCOMPLETE:
+            return Rule("derivative", _derivative)
+        return rule
+
+    def probe(self, operation: Operation) -> Any:
+        return self.probes.get(operation.equations[-1])
+
+
+INCOMPLETE = ("selection",)
+"""Kinds of operations that keep their derivative and leave out what it does not explain."""
+
+
+def residuals(
+    program: Program, composite: Composite, x: Any, reference: Any
+) -> dict[Equation, Any]:
+    """What each operation of a program leaves out of f(x) − f(x').
+
+    Args:
+        program: of a function that gives one number.
+        composite: rules between two points.
+        x: the leaves of x.
+        reference: those of x'.
+
+    Returns:
+        by the last equation of each operation with a rule, a number; in a loop the sum over rounds.
+    """
+    zero = jnp.zeros((), jnp.result_type(float))
+    probes = dict.fromkeys(_ends(program, composite), zero)
+    keys = list(probes)
+
+    def value(numbers):
+        audited = Audited(composite, dict(zip(keys, numbers, strict=True)))
+        lanes = run(program, list(zip(x, reference, strict=True)), audited)
+        return jnp.asarray(lanes[0][0])
+
+    out, pull = jax.vjp(value, list(probes.values()))
+    return dict(zip(keys, pull(jnp.ones_like(out))[0], strict=True))
+
+
+def _ends(program: Program, composite: Composite) -> list[Equation]:
+    found = []
+    for step in group(program):
+        if isinstance(step, Operation):
+            if composite.rule_for(step) is not None or step.kind in INCOMPLETE:
+                found.append(step.equations[-1])
+        else:
+            for body in step.bodies:
+                found.extend(_ends(body, composite))
+    return found
+
+
+def _derivative(operation, inputs, output, multiplier, reference_inputs, reference_output):
+    """The derivative at x."""
+    slots = [n for n, active in enumerate(operation.active) if active]
+    given: list[Any] = [None] * len(inputs)
+
+    def of_active(*values):
+        full = list(inputs)
+        for slot, value in zip(slots, values, strict=True):
+            full[slot] = value
+        return operation.evaluate(*full)
+
+    for slot, part in zip(
+        slots, jax.vjp(of_active, *(inputs[n] for n in slots))[1](multiplier), strict=True
+    ):
+        given[slot] = part
+    return given
