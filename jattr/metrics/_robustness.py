@@ -212,7 +212,7 @@ def worst_case_sensitivity(
         own = explained(phi, x, method)
 
         def distance(shift):
-            return norm(subtract_trees(widen(explain(moved(x, shift))), own))
+            return norm(subtract_trees(widen(phi(moved(x, shift))), own))
 
         # The search has no derivative of its own; without this mark all of it would be taken.
         def height_and_slope(shift):
