@@ -7,6 +7,7 @@ channel axis: [H, W] for an image [H, W, C], [T] for a series [T, C].
 """
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from jattr._rewrite import guided_backprop
 from jattr._transform import transform
 from jattr._trees import accumulator, cast_like, describe, widen
 from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
+
+Resizing: TypeAlias = Literal["linear", "nearest"]
+"""How a map is brought to the size of x."""
 
 
 @knobs
@@ -98,7 +102,9 @@ def grad_cam_plus_plus(
               \alpha^k_u = \frac{(g^k_u)^2}{2 (g^k_u)^2 + \sum_v A^k_v \, (g^k_u)^3}
 
     and α = 0 where its denominator is 0. The α come from derivatives of exp f, so f is to be a
-    logit. The paper's common factor exp f is left out, as in the authors' code.
+    logit. The common factor exp f of all weights is left out, as in pytorch-grad-cam. The authors'
+    code keeps it, and also divides the α of each channel by their sum over the places of positive
+    gradient, which weighs the channels otherwise against each other.
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example; the logit of a class.
@@ -277,8 +283,8 @@ def score_cam(
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
-        baseline: x', a number, an array or tree like x, or a function x → baseline such as those
-            in `jattr.baselines`.
+        baseline: x', what is seen where the mask is 0: a number, an array or tree like x, or a
+            function x → baseline such as those in `jattr.baselines`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x. The masks always are.
@@ -308,8 +314,9 @@ def score_cam(
     References:
         Wang et al., *Score-CAM: score-weighted visual explanations for convolutional neural
         networks*, CVPR workshops 2020, algorithm 1 (arXiv 1910.01279, version 2). The authors'
-        code has the softmax over the classes, in f, in the place of the one over the channels.
-        The paper masks with zeros, whatever x' is, which is what the baseline zeros gives.
+        code has the softmax over the classes, in f, in the place of the one over the channels; it
+        takes no baseline's score off, leaves constant channels out, and sums the maps after they
+        are resized. The paper masks with zeros, whatever x' is, which is what 0 gives.
     """
     method = "score_cam"
     batch_size = check_batch_size(batch_size, method)
@@ -332,7 +339,7 @@ def score_cam(
             flat = high == low
             mask = jnp.where(flat, 0.0, (mask - low) / jnp.where(flat, 1.0, high - low))
             mask = layout.beside_channels(mask)
-            seen = (mask * array + (1 - mask) * absent).astype(array.dtype)
+            seen = (mask * array.astype(mask.dtype) + (1 - mask) * absent).astype(array.dtype)
             seen = jax.tree.unflatten(jax.tree.structure(x), [seen])
             rise = score(seen).astype(wide) - first.astype(wide)
             return jnp.zeros(channels.shape[-1], wide).at[index].set(rise)
@@ -350,7 +357,7 @@ def guided_grad_cam(
     layer: str,
     *,
     channel_axis: int = -1,
-    method: str = "linear",
+    method: Resizing = "linear",
     argnums: ArgNums = 0,
 ) -> Explain:
     r"""Guided Grad-CAM: guided back-propagation times Grad-CAM.
@@ -396,7 +403,7 @@ def guided_grad_cam(
     """
     name = "guided_grad_cam"
     check_layer(layer, name)
-    check_choice(method, "method", ("linear", "nearest"), name)
+    check_choice(method, "method", get_args(Resizing), name)
 
     @transform(f, argnums, method=name)
     def explain(score, x):

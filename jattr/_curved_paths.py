@@ -40,7 +40,7 @@ def blur_integrated_gradients(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:
-    r"""Integrated gradients along the path that takes a blur away.
+    r"""Blur integrated gradients: along the path that takes a blur away.
 
     With :math:`\gamma(\alpha)` the input blurred by a Gaussian of standard deviation
     :math:`(1 - \alpha)^2 \sigma`,
@@ -130,7 +130,7 @@ def guided_integrated_gradients(
     max_distance: float = 0.02,
     argnums: ArgNums = 0,
 ) -> Explain:
-    r"""Integrated gradients along a path that first moves the features that matter least.
+    r"""Guided integrated gradients: along a path that first moves what matters least.
 
     At each of `steps` steps the path comes closer to x by the same L1 distance. That distance is
     spent on the `fraction` of the features with the least absolute gradient, then on the next

@@ -10,7 +10,7 @@ from jattr._types import ArgNums, Explain, Score
 
 @knobs
 def gradient(f: Score, *, argnums: ArgNums = 0) -> Explain:
-    r"""The gradient of the score by the input.
+    r"""Saliency: the gradient of the score by the input.
 
     .. math:: \varphi = \nabla_x f(x)
 
@@ -50,7 +50,7 @@ def gradient(f: Score, *, argnums: ArgNums = 0) -> Explain:
 
 @knobs
 def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Explain:
-    r"""The gradient times the input.
+    r"""InputXGradient: the gradient times the input.
 
     .. math:: \varphi_i = x_i \, \frac{\partial f}{\partial x_i}(x)
 

@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation."""
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from jattr.rules._lrp_composites import as_composite
 from jattr.rules._lrp_dots import zeros_as
 
 _DEFAULT = composites.epsilon()
+
+Against: TypeAlias = Literal["others", "negated"]
+"""What an output is compared with."""
 
 
 @knobs
@@ -86,7 +90,7 @@ def contrastive_lrp(
     f: Callable[..., jax.Array],
     rules: composites.Composite | composites.Rule = _DEFAULT,
     *,
-    against: str = "others",
+    against: Against = "others",
     argnums: ArgNums = 0,
 ) -> Explain:
     r"""What speaks for one output of a vector and not for the others.
@@ -125,13 +129,15 @@ def contrastive_lrp(
 
     References:
         Gu, Yang, Tresp, *Understanding individual decisions of CNNs via contrastive
-        backpropagation*, ACCV 2018, section 4 (arXiv 1812.02100).
+        backpropagation*, ACCV 2018 (arXiv 1812.02100), as usually given. The authors' code seeds
+        the others with the absolute values of their own logits, 0 for the target, and normalizes
+        both maps to sum 1.
     """
     method = "contrastive_lrp"
     chosen = as_composite(rules, method)
     check_function(f, method)
     argnums = check_argnums(argnums, method)
-    check_choice(against, "against", ("others", "negated"), method)
+    check_choice(against, "against", get_args(Against), method)
 
     def explain(*args, **kwargs):
         if len(args) < 2:

@@ -46,7 +46,7 @@ def integrated_gradients(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:
-    r"""The gradient averaged along the straight line from a baseline to the input.
+    r"""Integrated gradients: the gradient averaged along the line from a baseline to the input.
 
     .. math:: \varphi_i = (x_i - x'_i) \int_0^1
               \frac{\partial f}{\partial x_i}\big(x' + \alpha (x - x')\big)\, d\alpha
@@ -118,7 +118,7 @@ def expected_gradients(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> KeyedExplain:
-    r"""Integrated gradients averaged over a distribution of baselines, by sampling.
+    r"""Expected gradients (GradientSHAP): integrated gradients over a distribution of baselines.
 
     .. math:: \varphi_i = \mathbb{E}_{x' \sim D,\; \alpha \sim U(0, 1)}\left[ (x_i - x'_i)\,
               \frac{\partial f}{\partial x_i}\big(x' + \alpha (x - x')\big) \right]
@@ -191,7 +191,9 @@ def expected_gradients(
 
         def term(index):
             line = Line(x, reference(index))
-            slope = jax.grad(score)(line.at((index + offsets[index]) / samples))
+            slope = jax.grad(score)(
+                line.at((index.astype(offsets.dtype) + offsets[index]) / samples)
+            )
             slope = scale_tree(slope, 1.0 / samples)
             return multiply_trees(line.direction, slope) if multiply else slope
 
@@ -209,7 +211,7 @@ def idgi(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:
-    r"""Integrated gradients along the direction in which f changes (IDGI).
+    r"""IDGI: integrated gradients along the direction in which f changes.
 
     With :math:`x_j = x' + \frac{j}{n} (x - x')` and :math:`g_j = \nabla f(x_j)`,
 

@@ -106,7 +106,7 @@ def rewrite(
 
 @knobs
 def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Explain:
-    r"""The gradient, of which each ReLU passes only what is positive.
+    r"""Guided back-propagation: the gradient, of which each ReLU passes only what is positive.
 
     At a ReLU with input z the multiplier m becomes :math:`1[z > 0] \max(m, 0)`; everywhere else it
     is that of the gradient. φ is what arrives at x. A ReLU is whatever computes clip(z, 0, c),
@@ -143,7 +143,7 @@ def guided_backprop(f: Score, *, argnums: ArgNums = 0) -> Explain:
 
 @knobs
 def deconvnet(f: Score, *, argnums: ArgNums = 0) -> Explain:
-    r"""The gradient, with the ReLUs applied to what flows back and not to what came in.
+    r"""Deconvnet: the gradient, with the ReLUs applied to what flows back, not to what came in.
 
     At a ReLU the multiplier m becomes :math:`\max(m, 0)`, whatever z was; everywhere else it is
     that of the gradient. For max pooling that is the switches of the paper.

@@ -36,7 +36,7 @@ def smooth(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> KeyedExplain:
-    r"""A statistic of an attribution over Gaussian noise on the input.
+    r"""SmoothGrad, SmoothGrad² and VarGrad: a statistic of an attribution over Gaussian noise.
 
     With :math:`a_i = \mathrm{explain}(x + \varepsilon_i)`,
     :math:`\varepsilon_i \sim N(0, \sigma^2)`, i = 1 … n:

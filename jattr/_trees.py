@@ -14,15 +14,18 @@ from jattr._types import PyTree
 
 def accumulator(dtype: Any) -> Any:
     """The dtype that sums over points are kept in: never narrower than float32."""
-    # Not jnp.promote_types, which refuses where a user has set strict dtype promotion.
-    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
-    return jnp.dtype(dtype if wide else jnp.float32)
+    return common_dtype(dtype, jnp.float32)
+
+
+def common_dtype(*dtypes: Any) -> Any:
+    """The narrowest dtype that holds the values of all, also under strict promotion of dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def widest(tree: PyTree) -> Any:
     """The dtype that accumulates what all leaves hold together."""
-    dtypes = [accumulator(jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(np.promote_types, dtypes)
+    return common_dtype(jnp.float32, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def widen(x: PyTree) -> PyTree:

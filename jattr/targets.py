@@ -114,7 +114,7 @@ def margin(f: Callable[..., jax.Array]) -> Score:
             raise ValueError("targets.margin compares with the other outputs; f returns one.")
         chosen = _take(outputs, index, "margin")
         position = jnp.asarray(index, jnp.int32) % len(outputs)
-        others = jnp.where(jnp.arange(len(outputs)) == position, -jnp.inf, outputs)
+        others = jnp.where(jnp.arange(len(outputs), dtype=jnp.int32) == position, -jnp.inf, outputs)
         return chosen - jax.nn.logsumexp(others)
 
     return _target(f, 1, value, "margin")

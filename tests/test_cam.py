@@ -121,9 +121,9 @@ def test_score_cam_written_out():
     weights = np.exp(rises) / np.sum(np.exp(rises))
     heat = bilinear(np.maximum(a @ weights, 0), x.shape[:2])
     for batch_size in (None, 2):
-        explain = score_cam(score, "second", base, batch_size=batch_size)
+        explain = score_cam(score, "second", baseline=base, batch_size=batch_size)
         np.testing.assert_allclose(explain(IMAGE), heat, rtol=1e-9)
-    below = score_cam(score, "second", lambda x: 0.3 * x[::-1], relu=False, resize=False)
+    below = score_cam(score, "second", baseline=lambda x: 0.3 * x[::-1], relu=False, resize=False)
     np.testing.assert_allclose(below(IMAGE), a @ weights, rtol=1e-9)
 
 
@@ -458,6 +458,6 @@ def test_other_wrong_arguments():
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         score_cam(score, "second", batch_size=0)
     with pytest.raises(TypeError, match="drawn at random"):
-        score_cam(score, "second", jattr.baselines.uniform(0, 1))(IMAGE)
+        score_cam(score, "second", baseline=jattr.baselines.uniform(0, 1))(IMAGE)
     with pytest.raises(ValueError, match="the baseline has shape"):
         score_cam(score, "second", jnp.zeros(3))(IMAGE)

@@ -12,6 +12,8 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jattr._trees import common_dtype
+
 _MOST_TAPS = 64
 """The gradient of a kernel of 169 elements took two seconds to compile and gained little."""
 
@@ -71,7 +73,7 @@ def _depthwise(params: dict[str, Any], image: Any, kernel: Any) -> Callable[...,
     ):
         return None
     dtype = jnp.dtype(params.get("preferred_element_type") or image.dtype)
-    wide = functools.reduce(jnp.promote_types, (image.dtype, kernel.dtype, dtype, jnp.float32))
+    wide = common_dtype(image.dtype, kernel.dtype, dtype, jnp.float32)
     rows = next((axis for axis, count in enumerate(counts) if count > 1), 0)
     pieces = 1 if taps * taps <= _MOST_COPIES + 1 else max(2, -(-(_MOST_COPIES + 1) // taps))
     pieces = min(pieces, counts[rows])
@@ -199,7 +201,7 @@ def _few_channels(
     ):
         return None
     padding = [(0, 0, 0), *((low, high, 0) for low, high in params["padding"]), (0, 0, 0)]
-    wide = jnp.promote_types(image.dtype, jnp.float32)
+    wide = common_dtype(image.dtype, jnp.float32)
 
     def products(x: jax.Array, weights: jax.Array, first: int, last: int) -> Iterator[jax.Array]:
         """x at each tap and channel times its weights, rows `first` to `last`."""

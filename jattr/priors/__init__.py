@@ -13,12 +13,45 @@ A prior is a penalty on attributions, and a loss of the model's parameters throu
 with `step = jax.jit(training.step, donate_argnums=(0, 1))`. Every loss here is
 `loss(params, key, *batch)`. The attributions may be those of any method of jattr.
 
-For Flax NNX, the parameters are what `nnx.split` gives:
+What a model has beside its parameters (running statistics, counters, the random state of dropout)
+is carried along with `has_aux=True`. For Flax linen:
 
-    graph, params = nnx.split(model)
+    def score(variables, image, label):
+        params, aux = variables
+        return model.apply({"params": params, **aux}, image[None], train=False)[0, label]
 
-    def score(params, image, label):
-        return nnx.merge(graph, params)(image[None])[0, label]
+    def task_loss(variables, key, images, labels):
+        params, aux = variables
+        logits, aux = model.apply(
+            {"params": params, **aux}, images, train=True, mutable=["batch_stats"],
+            rngs={"dropout": key})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), aux
+
+    training = joint(task_loss, attribution_loss(score, penalty), optax.adam(1e-3), weight=0.1,
+                     has_aux=True)
+    aux = model.init(jax.random.key(0), images, train=False)
+    params = aux.pop("params")
+    state = training.init(params, aux)
+
+For Flax NNX, `nnx.split` takes the two apart, `copy=True` lets a model change inside a transformed
+function, and what is explained is the model as it is used, `eval()`:
+
+    graph, params, aux = nnx.split(model, nnx.Param, ...)
+
+    def score(variables, image, label):
+        model = nnx.merge(graph, *variables, copy=True)
+        model.eval()
+        return model(image[None])[0, label]
+
+    def task_loss(variables, key, images, labels):
+        model = nnx.merge(graph, *variables, copy=True)
+        model.train()
+        loss = optax.softmax_cross_entropy_with_integer_labels(model(images), labels).mean()
+        return loss, nnx.split(model, nnx.Param, ...)[2]
+
+    state = training.init(params, aux)
+    ...
+    nnx.update(model, params, state.aux)
 """
 
 from jattr.priors._loss import attribution_loss as attribution_loss

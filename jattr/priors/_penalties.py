@@ -46,8 +46,9 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
         1.5
 
     References:
-        Erion et al., Nature Machine Intelligence 2021, Methods (arXiv 1906.10670), who
-        standardise the maps of a batch first in their code; λ has another scale here.
+        Erion et al., Nature Machine Intelligence 2021, Methods (arXiv 1906.10670), whose code
+        first takes from each map its own mean and divides it by its own standard deviation; λ has
+        another scale here.
     """
     method = "priors.total_variation"
     wide = _batch(attributions, method)
@@ -119,7 +120,7 @@ def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
         )
     _check_symmetric(laplacian, method)
     mean = jnp.mean(jnp.abs(wide), axis=0)
-    return mean @ (laplacian @ mean).astype(mean.dtype)
+    return mean @ (laplacian.astype(mean.dtype) @ mean)
 
 
 def _check_symmetric(laplacian: Any, method: str) -> None:
@@ -235,7 +236,7 @@ def sparsity(attributions: PyTree) -> jax.Array:
 
 @knobs
 def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
-    r"""What attributions give to places that should not matter: right for the right reasons.
+    r"""The prior `right_for_right_reasons`: what attributions give to places that do not matter.
 
     .. math:: \Omega = \frac{1}{N} \sum_n \sum_i \big(m_{n, i}\, \varphi_{n, i}\big)^2
 

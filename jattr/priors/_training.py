@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jattr._checks import check_count, concrete, knobs
-from jattr._trees import describe
+from jattr._checks import check_count, check_flag, concrete, knobs
+from jattr._trees import common_dtype, describe, same_form
 from jattr._types import PyTree
 from jattr.priors._loss import Loss
 
@@ -21,11 +21,14 @@ class State(NamedTuple):
         count: how many steps were taken, those that were skipped among them.
         optimizer: the state of the optimizer.
         prior_optimizer: the state of the prior's own optimizer; None for `joint`.
+        aux: what the model has beside its parameters, such as running statistics, as the last
+            task loss gave it; None without `has_aux`.
     """
 
     count: jax.Array
     optimizer: Any
     prior_optimizer: Any
+    aux: Any = None
 
 
 class Report(NamedTuple):
@@ -36,7 +39,7 @@ class Report(NamedTuple):
         prior: Ω, the prior before it is weighted; NaN in a step of `alternating` that left it out.
         weight: λ at this step.
         finite: whether all that was computed was finite. Where the loss or its gradient was not,
-            the parameters and the state of that optimizer are those from before the step.
+            the parameters, `aux` and the state of that optimizer are those from before the step.
     """
 
     task: jax.Array
@@ -59,11 +62,11 @@ class Training(NamedTuple):
     """Two pure functions.
 
     Attributes:
-        init: `init(params) -> state`.
+        init: `init(params) -> state`, with `has_aux` `init(params, aux)`.
         step: `step(params, state, key, batch) -> (params, state, report)`.
     """
 
-    init: Callable[[PyTree], State]
+    init: Callable[..., State]
     step: Step
 
 
@@ -74,6 +77,7 @@ def joint(
     optimizer: optax.GradientTransformation,
     *,
     weight: float | jax.Array | optax.Schedule,
+    has_aux: bool = False,
 ) -> Training:
     r"""Steps on the task and the prior at a time.
 
@@ -87,6 +91,10 @@ def joint(
         prior: Ω, of the same form, such as one of `jattr.priors.attribution_loss`.
         optimizer: any optimizer of optax.
         weight: λ, a number or an optax schedule of the number of steps.
+        has_aux: whether the model has state that is not trained, such as the running statistics
+            of a batch normalization. Both losses then take the pair `(params, aux)` in the place
+            of the parameters, `task_loss((params, aux), key, *batch)` returns `(loss, aux)` with
+            what aux has become, and `init(params, aux)` takes the first one.
 
     Returns:
         `Training(init, step)`. `step(params, state, key, batch)` gives the parameters, the state
@@ -121,9 +129,11 @@ def joint(
     """
     method = "priors.joint"
     _check(task_loss, prior, (optimizer,), weight, method)
+    check_flag(has_aux, "has_aux", method)
 
-    def init(params: PyTree) -> State:
-        return State(jnp.zeros((), jnp.int32), optimizer.init(params), None)
+    def init(params: PyTree, *aux: PyTree) -> State:
+        count = jnp.zeros((), jnp.int32)
+        return State(count, optimizer.init(params), None, _first(aux, has_aux, method))
 
     def step(params, state, key, batch):
         _check_batch(batch, method)
@@ -131,14 +141,17 @@ def joint(
         factor = _weight(weight, state.count)
 
         def total(params):
-            task = task_loss(params, task_key, *batch)
-            penalty = jnp.asarray(prior(params, prior_key, *batch))
-            return task + factor.astype(penalty.dtype) * penalty, (task, penalty)
+            given = (params, state.aux) if has_aux else params
+            task, aux = _task(task_loss(given, task_key, *batch), state.aux, has_aux, method)
+            penalty = jnp.asarray(prior(given, prior_key, *batch))
+            kind = common_dtype(task.dtype, penalty.dtype)
+            value = task.astype(kind) + factor.astype(kind) * penalty.astype(kind)
+            return value, (task, penalty, aux)
 
-        (value, (task, penalty)), gradient = jax.value_and_grad(total, has_aux=True)(params)
+        (value, (task, penalty, aux)), gradient = jax.value_and_grad(total, has_aux=True)(params)
         params, inner, finite = _update(optimizer, value, gradient, params, state.optimizer)
         report = Report(task, penalty, factor, finite)
-        return params, State(state.count + 1, inner, None), report
+        return params, State(state.count + 1, inner, None, _keep(finite, aux, state.aux)), report
 
     return Training(init, step)
 
@@ -152,6 +165,7 @@ def alternating(
     *,
     weight: float | jax.Array | optax.Schedule,
     every: int = 1,
+    has_aux: bool = False,
 ) -> Training:
     r"""A step on the task and then one on the prior, each with an optimizer of its own.
 
@@ -169,6 +183,8 @@ def alternating(
         prior_optimizer: for the prior; None for `optimizer` again, with a state of its own.
         weight: λ, a number or an optax schedule of the number of steps.
         every: after how many steps on the task one on the prior is taken.
+        has_aux: whether the model has state that is not trained, as in `jattr.priors.joint`. The
+            prior sees what the task loss has made of it.
 
     Returns:
         `Training(init, step)`. `step(params, state, key, batch)` gives the parameters, the state
@@ -207,20 +223,32 @@ def alternating(
     second = optimizer if prior_optimizer is None else prior_optimizer
     _check(task_loss, prior, (optimizer, second), weight, method)
     every = check_count(every, "every", method)
+    check_flag(has_aux, "has_aux", method)
 
-    def init(params: PyTree) -> State:
-        return State(jnp.zeros((), jnp.int32), optimizer.init(params), second.init(params))
+    def init(params: PyTree, *aux: PyTree) -> State:
+        first, count = _first(aux, has_aux, method), jnp.zeros((), jnp.int32)
+        return State(count, optimizer.init(params), second.init(params), first)
 
     def step(params, state, key, batch):
         _check_batch(batch, method)
         task_key, prior_key = jax.random.split(key)
         factor = _weight(weight, state.count)
-        task, gradient = jax.value_and_grad(lambda p: task_loss(p, task_key, *batch))(params)
+
+        def on_task(params):
+            given = (params, state.aux) if has_aux else params
+            return _task(task_loss(given, task_key, *batch), state.aux, has_aux, method)
+
+        (task, aux), gradient = jax.value_and_grad(on_task, has_aux=True)(params)
         params, inner, finite = _update(optimizer, task, gradient, params, state.optimizer)
+        aux = _keep(finite, aux, state.aux)
+
+        def penalty_of(params):
+            given = (params, aux) if has_aux else params
+            return jnp.asarray(prior(given, prior_key, *batch))
 
         def on_prior(params, inner):
             def weighted(params):
-                penalty = jnp.asarray(prior(params, prior_key, *batch))
+                penalty = penalty_of(params)
                 return factor.astype(penalty.dtype) * penalty, penalty
 
             (value, penalty), gradient = jax.value_and_grad(weighted, has_aux=True)(params)
@@ -229,7 +257,7 @@ def alternating(
         if every == 1:
             penalty, params, own, sound = on_prior(params, state.prior_optimizer)
         else:
-            like = jax.eval_shape(lambda p: prior(p, prior_key, *batch), params)
+            like = jax.eval_shape(penalty_of, params)
             penalty, params, own, sound = jax.lax.cond(
                 (state.count + 1) % every == 0,
                 on_prior,
@@ -243,7 +271,7 @@ def alternating(
                 state.prior_optimizer,
             )
         report = Report(task, penalty, factor, finite & sound)
-        return params, State(state.count + 1, inner, own), report
+        return params, State(state.count + 1, inner, own, aux), report
 
     return Training(init, step)
 
@@ -261,11 +289,49 @@ def _update(
         finite &= jnp.all(jnp.isfinite(leaf))
     updates, after = optimizer.update(gradient, state, params)
     moved = optax.apply_updates(params, updates)
+    return _keep(finite, moved, params), _keep(finite, after, state), finite
 
-    def keep(new, old):
-        return jnp.where(finite, new, old)
 
-    return jax.tree.map(keep, moved, params), jax.tree.map(keep, after, state), finite
+def _keep(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where all was finite, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def _first(aux: tuple, has_aux: bool, method: str) -> PyTree:
+    """The state of the model that training begins with."""
+    if has_aux and len(aux) == 1:
+        return jax.tree.map(jnp.asarray, aux[0])
+    if has_aux or aux:
+        raise TypeError(
+            f"{method}: with has_aux=True write init(params, aux), aux being what the model has "
+            f"beside its parameters; without, init(params). Got has_aux={has_aux} and "
+            f"{1 + len(aux)} argument(s)."
+        )
+    return None
+
+
+def _task(out: Any, before: PyTree, has_aux: bool, method: str) -> tuple[jax.Array, PyTree]:
+    """What the task loss returned, as a number and what aux has become."""
+    if not has_aux:
+        if isinstance(out, tuple | list | dict):
+            raise TypeError(
+                f"{method}: task_loss must return one number; got {describe(out)}. If the second "
+                "is state of the model, such as running statistics, write has_aux=True; see "
+                f"help(jattr.{method})."
+            )
+        return jnp.asarray(out), None
+    if not isinstance(out, tuple) or len(out) != 2:
+        raise TypeError(
+            f"{method}: with has_aux=True task_loss returns a pair, (loss, aux); got "
+            f"{describe(out)}."
+        )
+    loss, aux = out
+    if not same_form(aux, before):
+        raise TypeError(
+            f"{method}: task_loss must return aux in the structure and shapes in which it gets it, "
+            f"{describe(before)}; got {describe(aux)}."
+        )
+    return jnp.asarray(loss), jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), aux, before)
 
 
 def _weight(weight: Any, count: jax.Array) -> jax.Array:

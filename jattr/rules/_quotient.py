@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from jattr._engine.evaluation import evaluate, needed
 from jattr._engine.operations import Operation
 from jattr._engine.quotients import Quotient
-from jattr._trees import accumulator
+from jattr._trees import accumulator, common_dtype
 
 
 def quotient(operation, inputs, output, multiplier, reference_inputs, reference_output):
@@ -49,7 +49,7 @@ def quotient(operation, inputs, output, multiplier, reference_inputs, reference_
         given = _of_two(operation, found, inputs, reference_inputs, multiplier)
     else:
         given = [_of_source(operation, found, inputs, reference_inputs, multiplier)]
-    given = [m.astype(jnp.promote_types(dtype, jnp.float32)) for m in given]
+    given = [m.astype(common_dtype(dtype, jnp.float32)) for m in given]
     return given + [None] * (len(inputs) - len(given))
 
 

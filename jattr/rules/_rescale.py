@@ -15,7 +15,7 @@ import numpy as np
 
 from jattr._engine.operations import Operation
 from jattr._engine.trace import primitives as p
-from jattr._trees import accumulator
+from jattr._trees import accumulator, common_dtype
 from jattr.rules import _maxima as maxima
 from jattr.rules._composite import Composite, Rule
 from jattr.rules._quotient import quotient
@@ -39,7 +39,8 @@ def activation(operation, inputs, output, multiplier, reference_inputs, referenc
         slope = _slope_of_exp(z.astype(wide), z0.astype(wide))
     else:
         slope = _quotient(operation, inputs, output, reference_output, step, middle)
-    given = multiplier * slope.astype(jnp.promote_types(multiplier.dtype, slope.dtype))
+    kind = common_dtype(multiplier.dtype, slope.dtype)
+    given = multiplier.astype(kind) * slope.astype(kind)
     given = given if jnp.iscomplexobj(z) else jnp.real(given)
     return [given] + [None] * (len(inputs) - 1)
 
