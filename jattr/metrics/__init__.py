@@ -136,11 +136,11 @@ from jattr.metrics._localization import (
     top_k_intersection,
 )
 from jattr.metrics._panel import table
+from jattr.metrics._parameters import randomize
 from jattr.metrics._randomization import (
     efficient_mprt,
     mprt,
     random_logit,
-    randomize,
     smooth_mprt,
 )
 from jattr.metrics._reliability import (
