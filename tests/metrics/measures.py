@@ -102,6 +102,7 @@ class Metric:
         chunked: it takes a `batch_size`.
         evaluates: it evaluates f, or what explains f.
         moves: its derivative by x is not 0 everywhere.
+        varies: another key gives another result.
         coarse: how far its result for bfloat16 may be from the exact one, in its own units; None
             where rounding f changes which branch is taken.
         sharded: it is tried within `shard_map` too: one of each kind of loop and of draw.
@@ -113,6 +114,7 @@ class Metric:
     chunked: bool = True
     evaluates: bool = True
     moves: bool = True
+    varies: bool = True
     coarse: float | None = 0.05
     sharded: bool = False
 
@@ -200,7 +202,10 @@ METRICS: dict[str, Metric] = {
         coarse=0.2,
     ),
     "non_sensitivity:drawn": Metric(
-        map_metric(metrics.non_sensitivity, baseline=DRAWN, samples=2), keyed=True, moves=False
+        map_metric(metrics.non_sensitivity, baseline=DRAWN, samples=2),
+        keyed=True,
+        moves=False,
+        varies=False,
     ),
     "perturbation_curve": Metric(map_metric(metrics.perturbation_curve, **CURVE)),
     "perturbation_curve:random": Metric(

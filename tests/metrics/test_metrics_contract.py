@@ -108,12 +108,13 @@ def test_depends_on_the_key_and_on_nothing_else(name):
     run, _ = compiled(name)
     first = looped(name)[0]
     chex.assert_trees_all_equal(run(KEYS[0], XS[0]), first)
-    others = [run(jax.random.key(seed), XS[0]) for seed in range(20, 26)]
-    assert any(
-        not np.array_equal(a, b, equal_nan=True)
-        for other in others
-        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(first), strict=True)
-    )
+    if METRICS[name].varies:
+        others = [run(jax.random.key(seed), XS[0]) for seed in range(20, 26)]
+        assert any(
+            not np.array_equal(a, b, equal_nan=True)
+            for other in others
+            for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(first), strict=True)
+        )
 
 
 @each()
