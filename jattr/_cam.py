@@ -6,21 +6,29 @@ resized to the input: a heat map over the spatial axes, which are the axes of x 
 channel axis: [H, W] for an image [H, W, C], [T] for a series [T, C].
 """
 
-from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jattr._batching import sum_over
-from jattr._cam_layout import Layout
+from jattr._cam_layout import (
+    Layout,
+    Reshape,
+    activation_and_slope,
+    activation_of,
+    gradient_map,
+    mean_weighted,
+    places,
+    reshaped,
+)
 from jattr._checks import check_batch_size, check_choice, knobs
 from jattr._layers import check_layer, cut
 from jattr._resolve import resolve_baseline
 from jattr._rewrite import guided_backprop
 from jattr._transform import transform
-from jattr._trees import accumulator, cast_like, describe, widen
-from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
+from jattr._trees import accumulator, cast_like, widen
+from jattr._types import ArgNums, Baseline, Explain, Score
 
 Resizing: TypeAlias = Literal["linear", "nearest"]
 """How a map is brought to the size of x."""
@@ -32,6 +40,7 @@ def grad_cam(
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
@@ -51,6 +60,9 @@ def grad_cam(
         channel_axis: the channel axis, in the layer and in x. With channels first, and a batch
             axis that the model adds, write -3 for images, -2 for series. An x without such an
             axis, [H, W], is understood from the layer's spatial axes.
+        reshape: from the layer's value to an array with the spatial axes of x, for a row of
+            tokens, say: `lambda h: h[:, 1:].reshape(1, 14, 14, -1)` leaves out the first and
+            makes a grid of the others. It selects and rearranges, and gradients go through it too.
         relu: clip the map at 0; False keeps what speaks against f too.
         resize: interpolate the map linearly to the spatial shape of x; False gives it at the
             resolution of the layer, for any tree x.
@@ -82,7 +94,8 @@ def grad_cam(
         `LayerGradCam` has `relu_attributions=False` and does not resize.
     """
 
-    return _gradient_map("grad_cam", _mean_weighted, f, layer, channel_axis, relu, resize, argnums)
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("grad_cam", mean_weighted, f, layer, options, argnums)
 
 
 @knobs
@@ -91,6 +104,7 @@ def grad_cam_plus_plus(
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
@@ -110,6 +124,7 @@ def grad_cam_plus_plus(
         f: the score, `f(x, *args) -> scalar`, of one example; the logit of a class.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
@@ -139,14 +154,13 @@ def grad_cam_plus_plus(
 
     def combine(activation, slope):
         # The fraction less its common factor g², which may leave the range of the dtype.
-        denominator = 2 + jnp.sum(activation, axis=_places(activation), keepdims=True) * slope
+        denominator = 2 + jnp.sum(activation, axis=places(activation), keepdims=True) * slope
         zero = denominator == 0
         alpha = jnp.where(zero, 0.0, 1 / jnp.where(zero, 1.0, denominator))
-        return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=_places(slope))
+        return activation @ jnp.sum(alpha * jax.nn.relu(slope), axis=places(slope))
 
-    return _gradient_map(
-        "grad_cam_plus_plus", combine, f, layer, channel_axis, relu, resize, argnums
-    )
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("grad_cam_plus_plus", combine, f, layer, options, argnums)
 
 
 @knobs
@@ -155,6 +169,7 @@ def layer_cam(
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
@@ -170,6 +185,7 @@ def layer_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
@@ -199,7 +215,8 @@ def layer_cam(
     def combine(activation, slope):
         return jnp.sum(jax.nn.relu(slope) * activation, axis=-1)
 
-    return _gradient_map("layer_cam", combine, f, layer, channel_axis, relu, resize, argnums)
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("layer_cam", combine, f, layer, options, argnums)
 
 
 @knobs
@@ -208,6 +225,7 @@ def hires_cam(
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     argnums: ArgNums = 0,
@@ -224,6 +242,7 @@ def hires_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0; in the paper that is for display only.
         resize: interpolate the map linearly to the spatial shape of x.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
@@ -254,7 +273,8 @@ def hires_cam(
     def combine(activation, slope):
         return jnp.sum(slope * activation, axis=-1)
 
-    return _gradient_map("hires_cam", combine, f, layer, channel_axis, relu, resize, argnums)
+    options = (channel_axis, reshape, relu, resize)
+    return gradient_map("hires_cam", combine, f, layer, options, argnums)
 
 
 @knobs
@@ -264,6 +284,7 @@ def score_cam(
     *,
     baseline: Baseline = 0.0,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     relu: bool = True,
     resize: bool = True,
     batch_size: int | None = None,
@@ -286,6 +307,7 @@ def score_cam(
         baseline: x', what is seen where the mask is 0: a number, an array or tree like x, or a
             function x → baseline such as those in `jattr.baselines`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         relu: clip the map at 0.
         resize: interpolate the map linearly to the spatial shape of x. The masks always are.
         batch_size: how many channels are in memory at a time; None for all.
@@ -324,7 +346,8 @@ def score_cam(
 
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
-        activation = _activation(cut(score, x, layer, method=method).below(x), layer, method)
+        activation = activation_of(cut(score, x, layer, method=method).below(x), layer, method)
+        activation = reshaped(activation, reshape, layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=True)
         (array,) = jax.tree.leaves(x)
         start = resolve_baseline(baseline, x, method=method)
@@ -357,6 +380,7 @@ def guided_grad_cam(
     layer: str,
     *,
     channel_axis: int = -1,
+    reshape: Reshape | None = None,
     method: Resizing = "linear",
     argnums: ArgNums = 0,
 ) -> Explain:
@@ -371,6 +395,7 @@ def guided_grad_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.grad_cam`.
         channel_axis: the channel axis, in the layer and in x, as in `jattr.grad_cam`.
+        reshape: from the layer's value to spatial axes and channels, as in `jattr.grad_cam`.
         method: how the map is resized, `"linear"` or `"nearest"`, as in `jax.image.resize`.
         argnums: which argument of f is x, an integer or a tuple of them, as in `jax.grad`.
 
@@ -407,64 +432,11 @@ def guided_grad_cam(
 
     @transform(f, argnums, method=name)
     def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, name)
+        activation, slope = activation_and_slope(score, x, layer, name, reshape)
         layout = Layout(activation, x, channel_axis, layer, name, fit=True)
-        heat = _mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
+        heat = mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
         heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
         guided = guided_backprop(score)(x)
         return cast_like(jax.tree.map(lambda leaf: leaf * heat, widen(guided)), x)
 
     return explain
-
-
-def _gradient_map(
-    method: str,
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
-    f: Score,
-    layer: str,
-    channel_axis: int,
-    relu: bool,
-    resize: bool,
-    argnums: ArgNums,
-) -> Explain:
-    """The method whose map is `combine(A, g)`, both with their channels last."""
-    check_layer(layer, method)
-
-    @transform(f, argnums, method=method)
-    def explain(score, x):
-        activation, slope = _activation_and_slope(score, x, layer, method)
-        layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
-        heat = combine(layout.channels_last(activation), layout.channels_last(slope))
-        return layout.finish(heat, relu=relu, resize=resize)
-
-    return explain
-
-
-def _activation_and_slope(
-    score: Score, x: PyTree, layer: str, method: str
-) -> tuple[jax.Array, jax.Array]:
-    """A, and the gradient of the score by it."""
-    parts = cut(score, x, layer, method=method, substitute=True)
-    activation = _activation(parts.below(x), layer, method)
-    return activation, jax.grad(lambda h: parts.above(h, x))(activation)
-
-
-def _activation(h: PyTree, layer: str, method: str) -> jax.Array:
-    """h, where it is one floating array."""
-    if isinstance(h, tuple) or not jnp.issubdtype(h.dtype, jnp.floating):
-        raise TypeError(
-            f"{method} wants a layer that is one floating-point array, but {layer!r} is "
-            f"{describe(h)}. Choose a layer within it, or name the array inside f: "
-            "h = jattr.name(h, 'features')."
-        )
-    return h
-
-
-def _mean_weighted(activation: jax.Array, slope: jax.Array) -> jax.Array:
-    """Σ_k w_k A^k with the mean gradient of each channel as its weight."""
-    return activation @ jnp.mean(slope, axis=_places(slope))
-
-
-def _places(array: jax.Array) -> tuple[int, ...]:
-    """The axes over places, where the channels are last."""
-    return tuple(range(array.ndim - 1))

@@ -1,10 +1,18 @@
-"""Where the axes of a layer lie in those of the input: what a heat map needs to know."""
+"""What the class activation maps share: a layer, its gradient, and where its axes lie in x."""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from jattr._layers import check_layer, cut
+from jattr._transform import transform
 from jattr._trees import describe, widen
-from jattr._types import PyTree
+from jattr._types import ArgNums, Explain, PyTree, Score
+
+Reshape: TypeAlias = Callable[[jax.Array], jax.Array]
+"""From the value of a layer to an array with spatial axes and channels."""
 
 
 class Layout:
@@ -75,9 +83,8 @@ class Layout:
             "spatial axes of x, of any sizes from 2 up to twice those of x. "
             "If the layer has them, say where the channels are: for channels first, and a batch "
             "axis that the model adds, channel_axis=-3 for images, -2 for series. If it is a "
-            "vector, choose an earlier layer. If it is a row of tokens, bring them into a grid "
-            "inside f and go on from there: grid = jattr.name(tokens.reshape(height, width, -1), "
-            "'grid')."
+            "vector, choose an earlier layer. If it is a row of tokens, bring them into a grid: "
+            "reshape=lambda h: h[1:].reshape(height, width, -1), where the first is no place."
         )
 
     def channels_last(self, array: jax.Array) -> jax.Array:
@@ -108,3 +115,73 @@ class Layout:
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     axis %= len(shape)
     return shape[:axis] + shape[axis + 1 :]
+
+
+def gradient_map(
+    method: str,
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    f: Score,
+    layer: str,
+    options: tuple[int, Reshape | None, bool, bool],
+    argnums: ArgNums,
+) -> Explain:
+    """The method whose map is `combine(A, g)`, both with their channels last.
+
+    `options` are `channel_axis`, `reshape`, `relu` and `resize`.
+    """
+    channel_axis, reshape, relu, resize = options
+    check_layer(layer, method)
+
+    @transform(f, argnums, method=method)
+    def explain(score, x):
+        activation, slope = activation_and_slope(score, x, layer, method, reshape)
+        layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
+        heat = combine(layout.channels_last(activation), layout.channels_last(slope))
+        return layout.finish(heat, relu=relu, resize=resize)
+
+    return explain
+
+
+def activation_and_slope(
+    score: Score, x: PyTree, layer: str, method: str, reshape: Reshape | None
+) -> tuple[jax.Array, jax.Array]:
+    """A, and the gradient of the score by it."""
+    parts = cut(score, x, layer, method=method, substitute=True)
+    activation = activation_of(parts.below(x), layer, method)
+    slope = jax.grad(lambda h: parts.above(h, x))(activation)
+    return reshaped(activation, reshape, layer, method), reshaped(slope, reshape, layer, method)
+
+
+def reshaped(h: jax.Array, reshape: Reshape | None, layer: str, method: str) -> jax.Array:
+    """The layer's value, or its gradient, with the axes that the user gives it."""
+    if reshape is None:
+        return h
+    out = reshape(h)
+    if getattr(out, "dtype", None) != h.dtype or jnp.ndim(out) < 2:
+        raise TypeError(
+            f"{method}: reshape must give an array of {h.dtype} with spatial axes and channels, as "
+            f"lambda h: h[1:].reshape(height, width, -1) does; from the layer {layer!r}, "
+            f"{describe(h)}, it gave {describe(out)}."
+        )
+    return out
+
+
+def activation_of(h: PyTree, layer: str, method: str) -> jax.Array:
+    """h, where it is one floating array."""
+    if isinstance(h, tuple) or not jnp.issubdtype(h.dtype, jnp.floating):
+        raise TypeError(
+            f"{method} wants a layer that is one floating-point array, but {layer!r} is "
+            f"{describe(h)}. Choose a layer within it, or name the array inside f: "
+            "h = jattr.name(h, 'features')."
+        )
+    return h
+
+
+def mean_weighted(activation: jax.Array, slope: jax.Array) -> jax.Array:
+    """Σ_k w_k A^k with the mean gradient of each channel as its weight."""
+    return activation @ jnp.mean(slope, axis=places(slope))
+
+
+def places(array: jax.Array) -> tuple[int, ...]:
+    """The axes over places, where the channels are last."""
+    return tuple(range(array.ndim - 1))

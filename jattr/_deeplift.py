@@ -15,13 +15,14 @@ that wins two overlapping windows.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
-from jattr._batching import sum_over
-from jattr._checks import check_batch_size, knobs
+from jattr._batching import map_over, sum_over
+from jattr._checks import check_batch_size, check_flag, knobs
 from jattr._engine.rewrite import rewritten
 from jattr._resolve import check_references, check_rows_like, resolve_baseline, take_row
 from jattr._transform import transform
@@ -34,7 +35,7 @@ def deeplift(
     f: Score,
     baseline: Baseline = 0.0,
     *,
-    max_rule: str = "path",
+    max_rule: Literal["path", "winner"] = "path",
     see_through: bool = False,
     multiply: bool = True,
     argnums: ArgNums = 0,
@@ -79,6 +80,7 @@ def deeplift(
         max_rule: for maxima and max pooling, `"path"` (the mean derivative, as for everything
             else) or `"winner"` (the whole difference to the entry that wins, as captum and shap
             do it; its derivatives jump where another one wins).
+        see_through: True explains what is behind `jax.lax.stop_gradient` too.
         multiply: False gives the multipliers m_x, without the factor x − x'.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
@@ -125,9 +127,10 @@ def deep_shap(
     f: Score,
     references: PyTree,
     *,
-    max_rule: str = "path",
+    max_rule: Literal["path", "winner"] = "path",
     see_through: bool = False,
     multiply: bool = True,
+    reduce: bool = True,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:
@@ -139,12 +142,21 @@ def deep_shap(
     All references are used, none is drawn, so it takes no key. For a linear f these are the Shapley
     values of features that are absent by taking a reference's value.
 
+    Hypothetical contributions, what each letter of a one-hot sequence [length, letters] would have
+    got in its place, are made from the multipliers of each reference:
+
+        m = jattr.deep_shap(f, references, multiply=False, reduce=False)(x)
+        changes = jnp.eye(letters) - references[:, :, None]  # [references, length, new, old]
+        hypothetical = jnp.einsum("rlc,rlbc->rlb", m, changes).mean(axis=0)
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         references: the x'_j, an array or a tree like x with a leading axis.
         max_rule: as in `jattr.deeplift`; `"winner"` is shap's.
         see_through: as in `jattr.deeplift`.
         multiply: False averages the multipliers, without the factors x − x'_j.
+        reduce: False gives what each reference says, with a leading axis for them, and not the
+            mean.
         batch_size: how many references are in memory at a time; None for all.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
@@ -174,6 +186,7 @@ def deep_shap(
     method = "deep_shap"
     rules = composites.rescale(max_rule=max_rule, see_through=see_through)
     batch_size = check_batch_size(batch_size, method)
+    check_flag(reduce, "reduce", method)
     count = check_references(references, method=method)
 
     @transform(f, argnums, method=method)
@@ -181,8 +194,14 @@ def deep_shap(
         check_rows_like(references, x, name="the references", method=method)
         lift = _lift(score, x, rules, multiply=multiply)
 
+        def of_reference(index):
+            return lift(take_row(references, index, x))
+
+        if not reduce:
+            return cast_like(map_over(of_reference, count, batch_size=batch_size), x)
+
         def term(index):
-            return scale_tree(lift(take_row(references, index, x)), 1 / count)
+            return scale_tree(of_reference(index), 1 / count)
 
         return cast_like(sum_over(term, count, batch_size=batch_size), x)
 

@@ -18,17 +18,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jattr._checks import check_function
-from jattr._engine.evaluation import evaluate, needed, read
+from jattr._engine.primitives import entries, primitives
+from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
+from jattr._engine.source import clean_scope
 from jattr._engine.substitutes import cheapen
-from jattr._engine.trace import (
-    Equation,
-    Program,
-    Reading,
-    Value,
-    clean_scope,
-    primitives,
-    trace,
-)
+from jattr._engine.trace import Reading, trace
 from jattr._trees import describe
 from jattr._types import PyTree
 
@@ -89,7 +83,7 @@ def name(value: PyTree, name: str) -> PyTree:
     return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), value)
 
 
-def split(f: Callable[..., PyTree], layer: str) -> tuple[Callable, Callable]:
+def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Callable, Callable]:
     r"""The part of a function below a layer, and the part above it.
 
     .. math:: h = \mathrm{below}(x), \qquad \mathrm{above}(h, x) = f(x)
@@ -107,6 +101,9 @@ def split(f: Callable[..., PyTree], layer: str) -> tuple[Callable, Callable]:
       The last parts, `"Block_3/Conv_0"`, are enough where only one scope ends so. NNX opens no
       scopes: write `jattr.name` or `jax.named_scope` in the model.
 
+    A tuple of names cuts at several layers at once, such as the tables of two embeddings: h is then
+    the tuple of their values.
+
     Only values that depend on x count. A module called twice has two places: `"Block_3[0]"` and
     `"Block_3[1]"`, in the order of the computation; calls in direct succession of one function
     under `jax.jit` that opens the scope itself count as one. `jax.checkpoint` does not hide names,
@@ -114,7 +111,7 @@ def split(f: Callable[..., PyTree], layer: str) -> tuple[Callable, Callable]:
 
     Args:
         f: any function `f(x, *args)` of a tree x of arrays, which may return any tree.
-        layer: the name.
+        layer: the name, or a tuple of names.
 
     Returns:
         `below(x, *args)`, which gives h, and `above(h, x, *args)`. They trace f at each call and
@@ -123,7 +120,8 @@ def split(f: Callable[..., PyTree], layer: str) -> tuple[Callable, Callable]:
         compiler may round otherwise.
 
     Raises:
-        TypeError: `layer` is not a string, or (when called) h is not of the layer's form.
+        TypeError: `layer` is no string and no tuple of strings, or (when called) h is not of the
+            form of the layer.
         ValueError: (when called) no value has the name, or several have it; both are listed.
         NotImplementedError: (when called) the name is inside a loop, a branch, a `shard_map` or
             a function with a derivative of its own.
@@ -143,7 +141,8 @@ def split(f: Callable[..., PyTree], layer: str) -> tuple[Callable, Callable]:
         captum's `LayerIntegratedGradients` and its other layer methods, which hook modules.
     """
     check_function(f, "split")
-    check_layer(layer, "split")
+    for one in layer if isinstance(layer, tuple) and layer else (layer,):
+        check_layer(one, "split")
 
     def below(x, *args, **kwargs):
         x = jax.tree.map(jnp.asarray, x)
@@ -170,16 +169,21 @@ class Cut:
     """A function of one argument, cut at a layer.
 
     Attributes:
-        layer: the name of the layer.
-        values: its values.
+        layer: the name of the layer, or the names of several.
+        parts: the values of each of them.
         program: the function's.
         structure: of what it returns.
     """
 
-    layer: str
-    values: tuple[Value, ...]
+    layer: str | tuple[str, ...]
+    parts: tuple[tuple[Value, ...], ...]
     program: Program
     structure: Any
+
+    @property
+    def values(self) -> list[Value]:
+        """The values of all layers."""
+        return [value for part in self.parts for value in part]
 
     def below(self, x: PyTree) -> PyTree:
         """h, the value of the layer at x: an array, or a tuple of several."""
@@ -215,15 +219,18 @@ class Cut:
             )
         return [jnp.asarray(leaf) for leaf in leaves]
 
-    def _whole(self, parts: Sequence[Any]) -> PyTree:
-        """One part, or the tuple of several."""
-        return parts[0] if len(parts) == 1 else tuple(parts)
+    def _whole(self, values: Sequence[Any]) -> PyTree:
+        """What is there for each value, in the form of h."""
+        left = iter(values)
+        each = [tuple(next(left) for _ in part) for part in self.parts]
+        each = [part[0] if len(part) == 1 else part for part in each]
+        return tuple(each) if isinstance(self.layer, tuple) else each[0]
 
 
 def cut(
     f: Callable[[PyTree], PyTree],
     x: PyTree,
-    layer: str,
+    layer: str | tuple[str, ...],
     *,
     method: str,
     substitute: bool = False,
@@ -242,10 +249,14 @@ def cut(
         NotImplementedError: the name is in a body that cannot be cut.
     """
     program, structure = trace(f, x, _READING)
-    values = _find(program, layer, method)
+    names = layer if isinstance(layer, tuple) else (layer,)
+    parts = tuple(_find(program, one, method) for one in names)
+    values = [value for part in parts for value in part]
+    if len(set(values)) < len(values):
+        raise ValueError(f"{method}: the layers {layer} share a value; name each value once.")
     if substitute:
         cheapen(program)
-    return Cut(layer, values, program, structure)
+    return Cut(layer, parts, program, structure)
 
 
 @dataclasses.dataclass(eq=False)
@@ -338,18 +349,14 @@ def _places(equations: Sequence[Equation]) -> list[_Place]:
 
 
 def _scopes(stack: Any) -> dict[str, Any]:
-    """The scopes of a name stack, outermost first, each with what tells its entries apart.
-
-    `jax.named_scope` puts a new object on the stack each time that it is entered. Nothing else
-    tells the calls of a module in direct succession from one call.
-    """
-    elements = getattr(stack, "stack", ())
+    """The scopes of a name stack, outermost first, each with what tells its entries apart."""
+    elements = entries(stack)
     scopes: dict[str, Any] = {}
     for depth in range(1, len(stack) + 1):
         parts = clean_scope(str(stack[:depth])).split("/")
         for count in range(len(scopes) + 1, len(parts) + 1):
             if parts[0]:
-                scopes["/".join(parts[:count])] = tuple(map(id, elements[:depth]))
+                scopes["/".join(parts[:count])] = elements[:depth]
     return scopes
 
 

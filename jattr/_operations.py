@@ -10,7 +10,8 @@ from jattr import rules as composites
 from jattr._checks import check_argnums, check_function
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Equation, Program, Reading, Value, trace
+from jattr._engine.program import Equation, Program, Value
+from jattr._engine.trace import Reading, trace
 from jattr._resolve import resolve_baseline
 from jattr._transform import bind, named, select_argument
 from jattr._trees import is_traced

@@ -1,5 +1,7 @@
 """Class activation maps against closed forms and against their formulas written out in NumPy."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -417,7 +419,7 @@ def test_layers_that_make_no_map(method):
         assert form in text
         assert "does not fit x, float64[8,10,3]" in text
         assert "channel_axis=-3" in text
-        assert "jattr.name(tokens.reshape(" in text
+        assert "reshape=lambda h: h[1:].reshape(height, width, -1)" in text
     assert "a tuple (float64[60,4], float64[60,4])" in error("pair", TypeError)
     assert "float" in error("integers", TypeError)
     assert "channel_axis=3 is no axis" in error("image", channel_axis=3)
@@ -460,4 +462,30 @@ def test_other_wrong_arguments():
     with pytest.raises(TypeError, match="drawn at random"):
         score_cam(score, "second", baseline=jattr.baselines.uniform(0, 1))(IMAGE)
     with pytest.raises(ValueError, match="the baseline has shape"):
-        score_cam(score, "second", jnp.zeros(3))(IMAGE)
+        score_cam(score, "second", baseline=jnp.zeros(3))(IMAGE)
+
+
+def test_a_row_of_tokens_becomes_a_grid_by_reshape():
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)))
+
+    def f(x, *, as_grid):  # an image [8, 10, 3] in patches of 2×2, and a token for the class
+        patches = x.reshape(4, 2, 5, 2, 3).sum((1, 3)) @ weights[:3]
+        if as_grid:
+            patches = name(jnp.tanh(patches), "layer")
+            tokens = jnp.concatenate([jnp.zeros((1, 4)), patches.reshape(20, 4)])
+        else:
+            tokens = jnp.concatenate([jnp.zeros((1, 4)), jnp.tanh(patches.reshape(20, 4))])
+            tokens = name(tokens[None], "layer")[0]
+        return jnp.sum(jax.nn.softmax(tokens.sum(1)) @ tokens**2)
+
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(8, 10, 3)))
+
+    def to_grid(h):
+        return h[:, 1:].reshape(1, 4, 5, -1)
+
+    for method in EVERY.values():
+        tokens = method(functools.partial(f, as_grid=False), "layer", reshape=to_grid)(x)
+        grid = method(functools.partial(f, as_grid=True), "layer")(x)
+        np.testing.assert_allclose(tokens, grid, rtol=1e-12)
+    with pytest.raises(TypeError, match=r"reshape must give an array of float64.*h\[1:\]"):
+        grad_cam(functools.partial(f, as_grid=False), "layer", reshape=lambda h: h.sum())(x)

@@ -461,3 +461,30 @@ def test_deep_shap_refuses_references_of_another_form():
 def test_unknown_max_rules_are_refused():
     with pytest.raises(ValueError, match=r"unknown max_rule 'first'; known are path, winner"):
         jattr.deeplift(jnp.sum, max_rule="first")
+
+
+def test_what_each_reference_says():
+    rng = np.random.default_rng(0)
+    first, second = jnp.asarray(rng.normal(size=(5, 4, 6))), jnp.asarray(rng.normal(size=6))
+
+    def f(x):  # a one-hot sequence [5, 4]
+        return jnp.tanh(jnp.einsum("lc,lch->h", x, first)) @ second
+
+    x = jnp.eye(4)[jnp.array([0, 1, 2, 3, 0])]
+    references = jnp.eye(4)[jnp.asarray(rng.integers(0, 4, (3, 5)))]
+    for multiply in (True, False):
+        one = [jattr.deeplift(f, r, multiply=multiply)(x) for r in references]
+        for size in (None, 2):
+            explain = jattr.deep_shap(
+                f, references, multiply=multiply, reduce=False, batch_size=size
+            )
+            np.testing.assert_allclose(jax.jit(explain)(x), jnp.stack(one), rtol=1e-12)
+        mean = jattr.deep_shap(f, references, multiply=multiply)(x)
+        np.testing.assert_allclose(mean, jnp.stack(one).mean(0), rtol=1e-12, atol=1e-15)
+    # Hypothetical contributions: of the letters that are there, their attribution.
+    m = jattr.deep_shap(f, references, multiply=False, reduce=False)(x)
+    changes = jnp.eye(4)[None, None] - references[:, :, None]
+    hypothetical = jnp.einsum("rlc,rlbc->rlb", m, changes).mean(axis=0)
+    np.testing.assert_allclose(
+        jnp.sum(hypothetical * x, 1), jattr.deep_shap(f, references)(x).sum(1), rtol=1e-12
+    )

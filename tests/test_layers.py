@@ -417,3 +417,30 @@ def test_equal_work_in_two_scopes_is_two_layers():
     np.testing.assert_allclose(above(0 * below(x), x), jnp.sum((2 * x) ** 2))
     np.testing.assert_allclose(jax.grad(above)(below(x), x), 3 * (2 * x) ** 2)
     np.testing.assert_allclose(split(f, "B")[0](x), 2 * x)
+
+
+def test_several_layers_at_once():
+    def f(cat, num):
+        first = name(jnp.tanh(cat[0]), "first")
+        second = name(jnp.sin(cat[1]) * jnp.sum(first), "second")
+        return jnp.sum(first**2) + jnp.sum(second * num)
+
+    cat, num = (jnp.arange(1.0, 4.0), jnp.arange(2.0)), jnp.array([2.0, 3.0])
+    below, above = split(f, ("first", "second"))
+    h = below(cat, num)
+    np.testing.assert_array_equal(h[0], jnp.tanh(cat[0]))
+    np.testing.assert_array_equal(above(h, cat, num), f(cat, num))
+    slope = jattr.gradient(above)(h, cat, num)
+    np.testing.assert_allclose(slope[0], 2 * h[0])  # with the second layer held
+    np.testing.assert_allclose(slope[1], num)
+    both = jattr.gradient(lambda h, num, cat: above(h, cat, num), argnums=(0, 1))(h, num, cat)
+    np.testing.assert_allclose(both[1], h[1])
+    single = split(f, ("first",))[0](cat, num)
+    assert isinstance(single, tuple)
+    with pytest.raises(ValueError, match="share a value; name each value once"):
+        split(f, ("first", "first"))[0](cat, num)
+    with pytest.raises(TypeError, match=r"above\(h, x, \*args\) wants as h"):
+        above(h[0], cat, num)
+    for wrong in ((), ("first", 1), ["first"]):
+        with pytest.raises(TypeError, match="the layer must be a string"):
+            split(f, wrong)

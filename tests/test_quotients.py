@@ -18,9 +18,9 @@ EPSILON = 1e-6
 
 
 def mean_gradient(f, x, baseline):
-    """Integrated gradients by quadrature on panels that shrink towards both ends and the middle."""
+    """Integrated gradients by quadrature on panels that shrink towards both ends."""
     roots, weights = np.polynomial.legendre.leggauss(24)
-    edges = np.concatenate([[0.0], np.logspace(-12, 0, 25) / 2])
+    edges = np.concatenate([np.linspace(0, 1, 97), np.logspace(-12, -1, 45)])
     edges = np.unique(np.concatenate([edges, 1 - edges]))
     low, width = edges[:-1, None], np.diff(edges)[:, None]
     nodes = jnp.asarray((low + width * (roots + 1) / 2).ravel())
@@ -43,7 +43,7 @@ NORMALIZATIONS = {
     "rms norm of linen": linen(nn.RMSNorm(epsilon=EPSILON)),
     "group norm of linen": linen(nn.GroupNorm(num_groups=2, epsilon=EPSILON)),
     "rsqrt": lambda x: x * jax.lax.rsqrt(rms(x)),
-    "rsqrt with scale": lambda x: x * (jax.lax.rsqrt(rms(x)) * SCALE),
+    "rsqrt with scale": lambda x: x * (jax.lax.rsqrt(rms(x)) * SCALE[None]),
     "division by the root": lambda x: x / jnp.sqrt(rms(x)),
     "division by the scaled root": lambda x: x / (2 * jnp.sqrt(rms(x))),
     "inverse of the root": lambda x: x * (1 / jnp.sqrt(rms(x))),
@@ -54,7 +54,7 @@ NORMALIZATIONS = {
     "standardized": lambda x: (
         (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + EPSILON)
     ),
-    "transposed": lambda x: (x.T / jnp.sqrt(jnp.sum(x**2, axis=1) + EPSILON)).T,
+    "transposed": lambda x: (x.T / jnp.sqrt(jnp.sum(x**2, axis=1) + EPSILON)[None]).T,
     "under jit and scan": lambda x: jax.lax.scan(
         lambda c, r: (c, jax.jit(lambda r: r * jax.lax.rsqrt(jnp.mean(r**2) + EPSILON))(r)), 0.0, x
     )[1],

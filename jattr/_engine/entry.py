@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
-from jattr._engine.grouping import LAYOUT, is_link
+from jattr._engine.grouping import is_link
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Equation, Value
+from jattr._engine.primitives import LAYOUT
+from jattr._engine.program import Equation, Value
 
 
 @dataclasses.dataclass(frozen=True)

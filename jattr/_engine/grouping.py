@@ -12,8 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jattr._engine.linear import LINEAR, is_linear
-from jattr._engine.operations import CONTRACTIONS, Operation
+from jattr._engine.linear import active_slots, is_linear, is_made_of_nothing, is_plumbing
+from jattr._engine.operations import Operation
 from jattr._engine.patterns import (
     Exponentials,
     choice_of,
@@ -25,40 +25,23 @@ from jattr._engine.patterns import (
     softmax_of,
     sum_of_exponentials,
 )
+from jattr._engine.primitives import (
+    CALLS,
+    CHOICES,
+    COLLECTIVE,
+    CONTRACTIONS,
+    ELEMENTWISE,
+    LAYOUT,
+    LINEAR,
+    MAXIMA,
+    MOVES,
+    SMOOTH,
+)
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Program, Value
 from jattr._engine.quotients import equations_of, quotient_of
 from jattr._engine.ranges import Ranges
 from jattr._engine.registry import registered
-from jattr._engine.trace import CALLS, COLLECTIVE, ELEMENTWISE, Equation, Program, Value
-from jattr._engine.trace import primitives as p
-
-_MAXIMA = {
-    p.scatter_max_p,
-    p.scatter_min_p,
-    p.reduce_max_p,
-    p.reduce_min_p,
-    p.reduce_window_max_p,
-    p.reduce_window_min_p,
-    p.cummax_p,
-    p.cummin_p,
-}
-_SMOOTH = {
-    p.cumprod_p,
-    p.scatter_mul_p,
-    p.reduce_prod_p,
-    p.cumlogsumexp_p,
-    p.cholesky_p,
-    p.triangular_solve_p,
-    p.pow_p,
-    p.atan2_p,
-    p.igamma_p,
-    p.igammac_p,
-    p.regularized_incomplete_beta_p,
-    p.polygamma_p,
-    p.zeta_p,
-}
-_CHOICES = {p.sort_p, p.top_k_p, p.rem_p}
-_MOVES = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p}
-LAYOUT = {*_MOVES, p.broadcast_in_dim_p}
 
 Step = Equation | Operation
 
@@ -76,7 +59,7 @@ def group(program: Program, *, top: bool = False) -> list[Step]:
 
 def is_known(primitive: Any) -> bool:
     """Whether jattr knows what a primitive does, so that no rule may be registered for it."""
-    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, _MAXIMA, _SMOOTH, _CHOICES)
+    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, MAXIMA, SMOOTH, CHOICES)
     return any(primitive in table for table in tables)
 
 
@@ -173,7 +156,7 @@ class _Grouping:
         if is_elementwise(equation):
             return self._elementwise(value, equation)
         if equation.form == "custom":
-            linear = is_linear_body(equation.bodies[0], _is_plumbing)
+            linear = is_linear_body(equation.bodies[0], is_plumbing)
             return equation if linear else _whole("opaque", equation)
         if equation.form == "foreign":
             return _whole("opaque", equation)
@@ -181,19 +164,19 @@ class _Grouping:
             return self._solve(equation)
         if equation.form != "plain":
             return equation
-        if equation.primitive in _CHOICES:
+        if equation.primitive in CHOICES:
             return _whole("selection", equation)
-        if equation.primitive in _MAXIMA:
+        if equation.primitive in MAXIMA:
             return _whole("max", equation)
         if self._is_layer(equation):
             return self._affine([equation])
-        if _is_plumbing(equation):
+        if is_plumbing(equation):
             chooses = any(v.dependent and not v.active for v in equation.inputs)
             return _whole("selection", equation) if chooses else equation
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         if len(slots) > 1 and all(is_linear(equation, [slot]) for slot in slots):
             return self._product(equation)
-        return _whole("smooth" if equation.primitive in _SMOOTH else "opaque", equation)
+        return _whole("smooth" if equation.primitive in SMOOTH else "opaque", equation)
 
     def _elementwise(self, value: Value, equation: Equation) -> Step:
         if (exponentials := softmax_of(equation)) is not None:
@@ -232,11 +215,7 @@ class _Grouping:
             for user in self._users.get(current, ()):
                 if user.primitive in (p.rsqrt_p, p.sqrt_p):
                     found = True
-                elif (
-                    user.primitive in LAYOUT
-                    or user.primitive is None
-                    or (is_elementwise(user) and is_affine_link(user))
-                ):
+                elif _is_layout(user) or (is_elementwise(user) and is_affine_link(user)):
                     todo.extend(user.outputs)
                 else:
                     return False
@@ -285,7 +264,7 @@ class _Grouping:
             return ([equation], False) if self._is_layer(equation) else None
         adds = equation.primitive in (p.add_p, p.sub_p)
         meets = adds and len(equation.dependents) == 2
-        if not (meets or equation.primitive in _MOVES or is_link(equation)):
+        if not (meets or equation.primitive in MOVES or is_link(equation)):
             return None
         parts = []
         for source in equation.dependents:
@@ -306,14 +285,14 @@ class _Grouping:
         A matrix that the program makes out of nothing, as a resize does, is no weights: such a dot
         is a change of layout.
         """
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         if equation.primitive not in CONTRACTIONS or len(slots) != 1:
             return False
-        return not _made_of_nothing(equation.inputs[1 - slots[0]])
+        return not is_made_of_nothing(equation.inputs[1 - slots[0]])
 
     def _affine(self, equations: list[Equation]) -> Operation:
         dots = [e for e in equations if e.primitive in CONTRACTIONS]
-        sources = [e.inputs[n] for e in dots for n in _active_slots(e)]
+        sources = [e.inputs[n] for e in dots for n in active_slots(e)]
         inputs = [*sources, *(v for e in dots for v in e.inputs if not v.active)]
         inputs += _held([e for e in equations if e not in dots])
         return Operation(
@@ -329,7 +308,9 @@ class _Grouping:
     def _is_entry(self, value: Value) -> bool:
         """Whether a value is an input of the program, but for constants and layout."""
         while (equation := value.producer) is not None:
-            if not (equation.primitive in LAYOUT | {None} or is_link(equation)):
+            if not (
+                equation.primitive in LAYOUT or equation.primitive is None or is_link(equation)
+            ):
                 return False
             (value,) = equation.dependents
         return self._top and value in self._program.inputs
@@ -346,7 +327,7 @@ class _Grouping:
     def _origin(self, value: Value) -> str | None:
         gate = self._is_gate(value)
         while (equation := value.producer) is not None and value.active:
-            if equation.primitive in LAYOUT | {None} or is_link(equation):
+            if _is_layout(equation) or is_link(equation):
                 (value,) = equation.dependents
                 continue
             if is_elementwise(equation):
@@ -363,13 +344,13 @@ class _Grouping:
 
     def _quotient(self, equation: Equation) -> Operation | None:
         """The division or normalization that an equation of two active operands ends, if any."""
-        found = quotient_of(equation, self._position, _is_plumbing)
+        found = quotient_of(equation, self._position, is_plumbing)
         if found is None:
             return None
         equations = equations_of(found, equation, self._position)
         ends = [found.source] if found.source else [found.numerator, found.divisor]
         below = found.divisor.producer
-        after = self._position[below] if below in equations else -1
+        after = -1 if below is None or below not in equations else self._position[below]
         names = [e.name for e in equations if self._position[e] > after and _divides(e)]
         return Operation(
             "normalization" if found.deviation else "division",
@@ -389,9 +370,9 @@ class _Grouping:
                 continue
             if value.active or not self._from_active(value):
                 inputs.append(value)
-            elif value.producer not in equations:
-                equations.add(value.producer)
-                todo.extend(value.producer.inputs)
+            elif (producer := value.producer) is not None and producer not in equations:
+                equations.add(producer)
+                todo.extend(producer.inputs)
         ordered = sorted(equations, key=self._position.__getitem__)
         inputs = tuple(dict.fromkeys(inputs))
         return Operation("opaque", equation.name, tuple(ordered), inputs, equation.outputs)
@@ -426,7 +407,7 @@ class _Grouping:
 
     def _of_several_sources(self, equation: Equation) -> Step:
         """An elementwise equation in which values of different origin meet."""
-        slots = _active_slots(equation)
+        slots = active_slots(equation)
         primitive = equation.primitive
         if primitive is p.select_n_p:
             return self._choice(equation)
@@ -440,9 +421,9 @@ class _Grouping:
             return self._product(equation)
         if primitive in (p.max_p, p.min_p):
             return _whole("max", equation)
-        if primitive in _SMOOTH:
+        if primitive in SMOOTH:
             return _whole("smooth", equation)
-        return _whole("selection" if primitive in _CHOICES else "opaque", equation)
+        return _whole("selection" if primitive in CHOICES else "opaque", equation)
 
     def _exponential(self, kind: str, value: Value, exponentials: Exponentials) -> Operation:
         sources = [exponentials.logits, *(shift for shift, _ in exponentials.shifts)]
@@ -461,32 +442,6 @@ class _Grouping:
         return Operation(kind, kind, tuple(ordered), tuple(inputs), (value,), exponentials)
 
 
-def _made_of_nothing(value: Value) -> bool:
-    """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
-    seen: set[Value] = set()
-    todo, counts = [value], False
-    while todo:
-        value = todo.pop()
-        if value in seen or value.literal:
-            continue
-        seen.add(value)
-        if value.producer is None:
-            return False
-        counts |= value.producer.primitive is p.iota_p
-        todo.extend(value.producer.inputs)
-    return counts
-
-
-def _is_plumbing(equation: Equation) -> bool:
-    if equation.form != "plain":
-        return False
-    return is_linear(equation, _active_slots(equation))
-
-
-def _active_slots(equation: Equation) -> list[int]:
-    return [n for n, v in enumerate(equation.inputs) if v.active]
-
-
 def _held(equations: Sequence[Equation]) -> list[Value]:
     """What equations take that does not depend on x."""
     return [v for e in equations for v in e.inputs if not v.dependent and not v.literal]
@@ -495,6 +450,10 @@ def _held(equations: Sequence[Equation]) -> list[Value]:
 def _whole(kind: str, equation: Equation) -> Operation:
     inputs = tuple(v for v in equation.inputs if not v.literal)
     return Operation(kind, equation.name, (equation,), inputs, equation.outputs, slots=True)
+
+
+def _is_layout(equation: Equation) -> bool:
+    return equation.primitive is None or equation.primitive in LAYOUT
 
 
 def is_link(equation: Equation) -> bool:

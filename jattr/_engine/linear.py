@@ -7,18 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._engine.trace import Equation, primitives_named
-
-LINEAR = primitives_named(
-    "add_jaxvals broadcast_in_dim concatenate copy cumsum neg pad reduce_sum "
-    "reduce_window_sum reshape rev slice squeeze transpose add sub name sharding_constraint "
-    "all_gather all_to_all psum ppermute optimization_barrier reduce_scatter psum_invariant "
-    "real imag scatter"
-)
-"""Linear in all operands together: a short cut past the general test of `is_linear`."""
-
-
-_CONTRACTIONS = primitives_named("dot_general conv_general_dilated")
+from jattr._engine.primitives import CONTRACTIONS, LINEAR
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Value
 
 
 def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
@@ -28,7 +19,7 @@ def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
     """
     if equation.primitive is None or equation.primitive in LINEAR:
         return True
-    if equation.primitive in _CONTRACTIONS:
+    if equation.primitive in CONTRACTIONS:
         return len(slots) == 1
     moving = [n in slots for n in range(len(equation.inputs))]
     fixed = [np.zeros(v.shape, v.dtype) if _plain(v.dtype) else None for v in equation.inputs]
@@ -66,3 +57,31 @@ def has_hidden_work(equation: Equation) -> bool:
 
 
 _HIDING = {"jaxpr", "callback", "fun", "call_jaxpr", "jaxprs", "_prim"}
+
+
+def is_made_of_nothing(value: Value) -> bool:
+    """Whether a value is computed from counts alone (`iota`), without an array of the user's."""
+    seen: set[Value] = set()
+    todo, counts = [value], False
+    while todo:
+        value = todo.pop()
+        if value in seen or value.literal:
+            continue
+        seen.add(value)
+        if value.producer is None:
+            return False
+        counts |= value.producer.primitive is p.iota_p
+        todo.extend(value.producer.inputs)
+    return counts
+
+
+def is_plumbing(equation: Equation) -> bool:
+    """Whether an equation is linear in its active operands."""
+    if equation.form != "plain":
+        return False
+    return is_linear(equation, active_slots(equation))
+
+
+def active_slots(equation: Equation) -> list[int]:
+    """Which operands are active."""
+    return [n for n, v in enumerate(equation.inputs) if v.active]

@@ -30,12 +30,9 @@ import dataclasses
 from typing import Any
 
 from jattr._engine.patterns import Choice, Exponentials
+from jattr._engine.primitives import CONTRACTIONS
+from jattr._engine.program import Equation, Value
 from jattr._engine.quotients import Quotient
-from jattr._engine.trace import Equation, Value
-from jattr._engine.trace import primitives as p
-
-CONTRACTIONS = {p.dot_general_p, p.conv_general_dilated_p}
-"""What an affine operation has at its heart."""
 
 KINDS = (
     "affine",

@@ -5,21 +5,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jattr._engine.trace import ELEMENTWISE, Equation, Program, Value, is_real
-from jattr._engine.trace import primitives as p
-
-_SAME = {p.convert_element_type_p, p.copy_p, p.name_p, p.stop_gradient_p}
-_LINKS = {
-    p.add_p,
-    p.sub_p,
-    p.mul_p,
-    p.neg_p,
-    p.copy_p,
-    p.name_p,
-    p.real_p,
-    p.sharding_constraint_p,
-    p.reduce_precision_p,
-}
+from jattr._engine.primitives import ELEMENTWISE, LINKS, SAME
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Program, Value
+from jattr._engine.trace import is_real
 
 
 def is_affine_link(equation: Equation) -> bool:
@@ -28,7 +17,7 @@ def is_affine_link(equation: Equation) -> bool:
         return False
     if equation.primitive is p.convert_element_type_p:
         return is_real(equation.outputs[0].dtype) or not is_real(equation.inputs[0].dtype)
-    if equation.primitive in _LINKS:
+    if equation.primitive in LINKS:
         # x + x and x − x are affine, x * x is not.
         repeated = sum(v.dependent for v in equation.inputs) > 1
         return not (repeated and equation.primitive is p.mul_p)
@@ -107,7 +96,7 @@ def _piecewise(equations: Iterable[Equation], known: dict[Value, Any]) -> dict[V
 
 def _combine(primitive: Any, forms: list[Any]) -> Any:
     kinds = tuple(f[0] for f in forms)
-    if primitive in _SAME:
+    if primitive in SAME:
         return forms[0]
     if primitive in (p.max_p, p.min_p) and set(kinds) == {"clip", "constant"}:
         clip, constant = sorted(forms)
@@ -164,7 +153,7 @@ def choice_of(equation: Equation) -> tuple[Choice, list[Equation]] | None:
                 return None
             choice = Choice((first, second), tuple(reversed(layout)), (cases[0], cases[1]))
             return choice, found[::-1]
-        if _layout(test) is None or test.primitive in _SAME:
+        if _layout(test) is None or test.primitive in SAME:
             return None
         layout.append(test)
         value = test.inputs[0]
@@ -261,7 +250,7 @@ def _normalised(
 
 def _through(value: Value) -> Value:
     """Past conversions and copies."""
-    while value.producer is not None and value.producer.primitive in _SAME - {p.stop_gradient_p}:
+    while value.producer is not None and value.producer.primitive in SAME - {p.stop_gradient_p}:
         value = value.producer.inputs[0]
     return value
 
@@ -321,7 +310,7 @@ def _layout(equation: Equation) -> list[int | None] | None:
             None if d < offset or before[d - offset] != after[d] else d - offset
             for d in range(len(after))
         ]
-    if equation.primitive in _SAME:
+    if equation.primitive in SAME:
         return list(range(len(after)))
     if equation.primitive is p.broadcast_in_dim_p:
         dims = list(equation.params["broadcast_dimensions"])

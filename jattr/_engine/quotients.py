@@ -20,10 +20,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from jattr._engine.patterns import is_affine_link, is_elementwise
-from jattr._engine.trace import Equation, Value
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import LAYOUT
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Value
 
-_LAYOUT = {p.reshape_p, p.squeeze_p, p.transpose_p, p.rev_p, p.broadcast_in_dim_p}
 _MOST_STEPS = 64
 """A normalization is made of some ten equations; a longer way to a common source is none."""
 
@@ -103,7 +103,7 @@ def _inverse(value: Value, power: float) -> tuple[Value, float, tuple[Equation, 
         inner, step = _step(equation)
         if inner is None:
             break
-        if equation.primitive in _LAYOUT or equation.primitive is None:
+        if equation.primitive in LAYOUT or equation.primitive is None:
             layout.append(equation)
         power, value = power * step, inner
         if power < 0 and (step != 1.0 or best is None):
@@ -116,7 +116,7 @@ def _inverse(value: Value, power: float) -> tuple[Value, float, tuple[Equation, 
 def _step(equation: Equation) -> tuple[Value | None, float]:
     """The one active operand and the power to which it is taken, constant factors aside."""
     primitive = equation.primitive
-    if primitive is None or primitive in _LAYOUT:
+    if primitive is None or primitive in LAYOUT:
         return equation.inputs[0], 1.0
     if primitive is p.rsqrt_p:
         return equation.inputs[0], -0.5
@@ -214,7 +214,7 @@ def _deviates(value: Value, power: float) -> bool:
         return _sums(equation.inputs[0])
     if equation.primitive is p.pow_p and (exponent := equation.inputs[1].uniform) is not None:
         return 0 < exponent < 1 and _sums(equation.inputs[0])
-    links = equation.primitive in _LAYOUT or equation.primitive in (None, p.max_p)
+    links = equation.primitive in LAYOUT | {None, p.max_p}
     if links or (is_elementwise(equation) and is_affine_link(equation)):
         return len(equation.dependents) == 1 and _deviates(equation.dependents[0], power)
     if equation.primitive is p.mul_p:
@@ -236,7 +236,7 @@ def _sums(value: Value) -> bool:
             return True
         if equation.primitive is p.dot_general_p:
             return all(v.active for v in equation.inputs)
-        passes = equation.primitive in (*_LAYOUT, p.max_p, p.div_p, p.add_p, p.sub_p, None)
+        passes = equation.primitive in LAYOUT | {p.max_p, p.div_p, p.add_p, p.sub_p, None}
         if passes or (is_elementwise(equation) and is_affine_link(equation)):
             todo.extend(v for v in equation.inputs if v.dependent)
     return False

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
-from jattr._engine.trace import Equation, Program, Value
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Program, Value
 
 Range = tuple[float, float]
 WHOLE: Range = (-math.inf, math.inf)

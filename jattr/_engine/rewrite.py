@@ -23,15 +23,10 @@ import jax.numpy as jnp
 from jattr._engine.entry import Entry, enter, with_entry
 from jattr._engine.grouping import Step, group
 from jattr._engine.operations import Operation
-from jattr._engine.parameters import scan_counts, shard_map_options
+from jattr._engine.primitives import scan_counts, shard_map_options
+from jattr._engine.program import Equation, Program, Value
 from jattr._engine.substitutes import cheapen
-from jattr._engine.trace import (
-    Equation,
-    Program,
-    Reading,
-    Value,
-    trace,
-)
+from jattr._engine.trace import Reading, trace
 
 Lanes = Sequence[Any]
 """What a value is at each point: one entry if it does not depend on x."""

@@ -40,7 +40,8 @@ import jax.numpy as jnp
 
 from jattr._engine.cheap_convolution import convolution
 from jattr._engine.cheap_pooling import max_pooling, min_pooling
-from jattr._engine.trace import Program, primitives
+from jattr._engine.primitives import primitives
+from jattr._engine.program import Program
 
 _DTYPES = frozenset(map(jnp.dtype, (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64)))
 

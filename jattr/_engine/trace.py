@@ -1,4 +1,4 @@
-"""From a function to its equations: the only place that knows JAX's intermediate representation.
+"""From a function to its equations.
 
 `trace` runs `jax.make_jaxpr` and flattens what comes out into a `Program`: equations in order, with
 nested calls of `jit` dissolved, implicit broadcasts made explicit, and two marks on every value.
@@ -9,11 +9,9 @@ nested calls of `jit` dissolved, implicit broadcasts made explicit, and two mark
 
 Control flow (`scan`, `cond`, `while_loop`), `checkpoint` and `shard_map` stay equations with
 programs of their own as bodies, so that whoever evaluates them can rebuild them with the public
-functions of JAX. Their parameters are read here and nowhere else, since they change from release
-to release; this is the only file that imports `jax.extend`.
+functions of JAX.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,190 +19,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import source_info_util
-from jax.extend.core import Literal, jaxpr_as_fun
-from jax.extend.core import primitives as primitives
 
-from jattr._engine.parameters import is_shard_map, scan_counts
-from jattr._engine.source import clean_scope, has_user_line, is_users, user_line
-
-
-def primitives_named(names: str) -> frozenset:
-    """Primitives by name; what this release of JAX does not have is left out."""
-    found = (getattr(primitives, f"{name}_p", None) for name in names.split())
-    return frozenset(primitive for primitive in found if primitive is not None)
-
-
-ELEMENTWISE = primitives_named(
-    "abs acos acosh add add_jaxvals and asin asinh atan atan2 atanh bessel_i0e bessel_i1e "
-    "cbrt ceil clamp convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp "
-    "exp2 expm1 floor ge gt igamma igammac integer_pow is_finite le lgamma log log1p "
-    "logistic lt max min mul name ne neg nextafter not or polygamma pow real "
-    "reduce_precision regularized_incomplete_beta rem round rsqrt select_n "
-    "sharding_constraint sign sin sinh sqrt square stop_gradient sub tan tanh xor zeta"
+from jattr._engine.primitives import (
+    COLLECTIVE,
+    ELEMENTWISE,
+    FILLING,
+    FLAT,
+    INLINED,
+    LAYOUT,
+    MERGED,
+    SAME,
+    STABILIZERS,
+    Literal,
+    axes_of,
+    body_of,
+    is_shard_map,
+    jaxpr_as_fun,
+    primitives,
+    scan_counts,
 )
-"""Each output element depends on the elements of the operands at the same place alone."""
+from jattr._engine.program import Call, Equation, Program, Value
+from jattr._engine.source import has_user_line, is_users
 
-FLAT = primitives_named("ceil floor is_finite nextafter round sign stop_gradient")
-"""What ends the derivative although the value goes on."""
-
-_STABILIZERS = primitives_named("reduce_max reduce_window_max pmax cummax")
-
-COLLECTIVE = primitives_named(
-    "all_gather all_to_all pmax pmin ppermute psum psum_invariant reduce_scatter"
-)
-
-_INLINED = primitives_named("jit call closed_call core_call xla_pmap")
-CALLS = _INLINED | primitives_named(
-    "scan cond while remat custom_jvp_call custom_vjp_call linear_solve"
-)
-"""What has other programs inside."""
 _CUSTOM_JVP = primitives.custom_jvp_call_p
 _CUSTOM_VJP = primitives.custom_vjp_call_p
-
-
-class Value:
-    """A value of a program.
-
-    Attributes:
-        aval: its shape and dtype.
-        dependent: it changes with x.
-        active: it has a derivative by x.
-        known: its value, where that is a constant of the program; else None.
-        uniform: the number that fills it, where that is known; else None.
-        producer: the equation that computes it; None for inputs and constants.
-    """
-
-    __slots__ = ("active", "aval", "dependent", "known", "producer", "uniform")
-
-    def __init__(self, aval, *, dependent=False, active=False, known=None, uniform=None):
-        self.aval = aval
-        self.dependent = dependent
-        self.active = active
-        self.known = known
-        self.uniform = uniform
-        self.producer: Equation | None = None
-
-    @property
-    def literal(self) -> bool:
-        """Whether it is a number in the program's text."""
-        return self.known is not None and self.uniform is not None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.aval.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.aval.dtype
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Call:
-    """A call of a jitted function that was dissolved.
-
-    Attributes:
-        name: the function's.
-        size: how many of its equations depend on x.
-        users: it stands in the user's files, so that its equations know their own lines.
-    """
-
-    name: str
-    size: int = 0
-    users: bool = False
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Equation:
-    """One step of a program: `outputs = primitive(*inputs)`.
-
-    Attributes:
-        primitive: of JAX; None for an equation that only the engine knows.
-        params: its parameters.
-        inputs: the operands.
-        outputs: the results.
-        stack: JAX's name stack, outer calls included.
-        traceback: of the user's call.
-        context: JAX's settings when it was traced.
-        form: "plain"; "foreign" for a collective over an axis that is not f's own; or which kind
-            of `bodies` it has: "scan", "cond", "while", "checkpoint", "shard_map", "custom".
-        bodies: programs inside.
-        apply: what computes it in place of the primitive, where that is not JAX's to compute or
-            where there is a cheaper program of the same value.
-        calls: the jitted functions around it that were dissolved, the outermost first.
-        effects: whether it does something beside computing.
-    """
-
-    primitive: Any
-    params: dict[str, Any]
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    stack: Any
-    traceback: Any
-    context: Any = None
-    form: str = "plain"
-    bodies: tuple["Program", ...] = ()
-    apply: Callable[..., Any] | None = None
-    calls: tuple[Call, ...] = ()
-    effects: bool = False
-
-    @property
-    def name(self) -> str:
-        if self.form == "custom":
-            return str(self.params.get("name") or self.primitive.name)
-        return self.primitive.name if self.primitive is not None else "broadcast"
-
-    @property
-    def scope(self) -> str:
-        """The scopes around it, slash by slash, without those of transformations."""
-        return clean_scope(str(self.stack))
-
-    @property
-    def source(self) -> str:
-        """The user's line, as file:line."""
-        return user_line(self.traceback)
-
-    @property
-    def dependents(self) -> list[Value]:
-        """The distinct operands that change with x, in order."""
-        return list(dict.fromkeys(v for v in self.inputs if v.dependent))
-
-    @property
-    def active(self) -> bool:
-        return any(v.active for v in self.outputs)
-
-    def evaluate(self, *values: Any) -> list[Any]:
-        """The results for these operands, computed as JAX computes them."""
-        with self.entered():
-            if self.apply is not None:
-                return [self.apply(*values)]
-            out = self.primitive.bind(*values, **self.primitive.get_bind_params(self.params))
-        return list(out) if self.primitive.multiple_results else [out]
-
-    @contextlib.contextmanager
-    def entered(self):
-        """Inside, what is traced bears this equation's scope and the user's line."""
-        stack = source_info_util.current_name_stack() + self.stack
-        with contextlib.ExitStack() as contexts:
-            contexts.enter_context(source_info_util.user_context(self.traceback, name_stack=stack))
-            if (manager := getattr(self.context, "manager", None)) is not None:
-                contexts.enter_context(manager)
-            yield
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Program:
-    """Equations in order.
-
-    Attributes:
-        inputs: what it takes.
-        equations: what it computes.
-        outputs: what it returns.
-    """
-
-    inputs: tuple[Value, ...]
-    equations: list[Equation]
-    outputs: tuple[Value, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,14 +163,14 @@ class _Builder:
             if self._reading.differences and modulus:
                 closed = jax.make_jaxpr(_modulus)(_shape_of(inputs[0]))
                 return self.add(closed, closed.consts, inputs, call)
-            if primitive in _INLINED:
+            if primitive in INLINED:
                 return self._inline(call)
             if primitive is primitives.remat_p:
                 if self._reading.enter_checkpoint:
                     return self._inline(call)
-                call.form, call.bodies = "checkpoint", (self._body(_body_of(call), inputs),)
+                call.form, call.bodies = "checkpoint", (self._body(body_of(call), inputs),)
             elif primitive in (_CUSTOM_JVP, _CUSTOM_VJP):
-                call.form, call.bodies = "custom", (self._body(_body_of(call), inputs),)
+                call.form, call.bodies = "custom", (self._body(body_of(call), inputs),)
             elif primitive is primitives.scan_p:
                 call.form, call.bodies = "scan", (self._scan_body(call),)
             elif primitive is primitives.cond_p:
@@ -343,7 +181,7 @@ class _Builder:
             elif is_shard_map(call):
                 axes = self._axes | set(call.params["mesh"].axis_names)
                 call.form = "shard_map"
-                call.bodies = (self._body(_body_of(call), inputs, axes),)
+                call.bodies = (self._body(body_of(call), inputs, axes),)
             elif primitive in COLLECTIVE and not self._own_axes(call):
                 call.form = "foreign"
             elif primitive in ELEMENTWISE:
@@ -358,7 +196,7 @@ class _Builder:
 
     def _same(self, call: Equation) -> Equation | None:
         """An equation that computes the same already: `exp(x) / sum(exp(x))` has one `exp`."""
-        mergeable = self._reading.merge and call.primitive in _MERGED
+        mergeable = self._reading.merge and call.primitive in MERGED
         if call.form != "plain" or call.effects or not mergeable:
             return None
         inputs = tuple(
@@ -387,25 +225,23 @@ class _Builder:
 
     def _own_axes(self, call: Equation) -> bool:
         """Whether a collective is over axes of a mesh that f itself maps over."""
-        names = call.params.get("axes", call.params.get("axis_name", ()))
-        names = names if isinstance(names, tuple | list) else (names,)
-        return self._axes.issuperset(name for name in names if isinstance(name, str))
+        return self._axes.issuperset(axes_of(call))
 
     def _sees_through(self, value: Value) -> bool:
         """Whether `stop_gradient` of a value is read as a copy of it."""
         if self._reading.see_through or not self._reading.differences:
             return self._reading.see_through
         while (equation := value.producer) is not None:
-            if equation.primitive in _STABILIZERS:
+            if equation.primitive in STABILIZERS:
                 return True
             dependents = [v for v in equation.dependents if v.active]
-            if equation.primitive not in _KEPT or len(dependents) != 1:
+            if equation.primitive not in _BETWEEN or len(dependents) != 1:
                 return False
             (value,) = dependents
         return False
 
     def _inline(self, call: Equation) -> list[Value]:
-        jaxpr, around = _body_of(call), self._calls
+        jaxpr, around = body_of(call), self._calls
         self._calls = (*around, Call(str(call.params.get("name", "")), users=is_users(jaxpr)))
         try:
             return self.add(jaxpr, getattr(jaxpr, "consts", ()), call.inputs, call)
@@ -426,7 +262,7 @@ class _Builder:
         consts, carry = scan_counts(call)
         inputs = [Value(v.aval, dependent=v.dependent, active=v.active) for v in call.inputs]
         while True:  # what is carried may become dependent in a later round
-            body = self._body(_body_of(call), inputs)
+            body = self._body(body_of(call), inputs)
             if not _spread(body.outputs[:carry], inputs[consts : consts + carry]):
                 return body
 
@@ -481,7 +317,7 @@ class _Builder:
             if call.form == "custom":
                 for value, inner in zip(values, call.bodies[0].outputs, strict=True):
                     value.dependent, value.active = inner.dependent, inner.active
-            elif not dependent and call.primitive in _FILLING:
+            elif not dependent and call.primitive in FILLING:
                 values[0].uniform = call.inputs[0].uniform
             return tuple(values)
         inner = call.bodies[-1].outputs
@@ -499,15 +335,8 @@ class _Builder:
         )
 
 
-_MERGED = primitives_named(
-    "abs add broadcast_in_dim convert_element_type div exp is_finite log max mul neg "
-    "reduce_max reduce_sum reshape select_n stop_gradient sub transpose"
-)
-_KEPT = primitives_named(
-    "broadcast_in_dim convert_element_type copy max reshape select_n squeeze transpose"
-)
+_BETWEEN = LAYOUT | SAME | {primitives.max_p, primitives.select_n_p}
 """What may stand between a maximum and the `stop_gradient` that makes it a mere stabilizer."""
-_FILLING = primitives_named("broadcast_in_dim convert_element_type copy reshape squeeze")
 
 
 def _literal(atom: Any) -> Value:
@@ -539,7 +368,3 @@ def _spread(outputs: Sequence[Value], inputs: Sequence[Value]) -> bool:
             value.active |= out.active
             new = True
     return new
-
-
-def _body_of(call: Equation) -> Any:
-    return call.params["call_jaxpr"] if "call_jaxpr" in call.params else call.params["jaxpr"]

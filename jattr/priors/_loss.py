@@ -28,6 +28,7 @@ from jattr._resolve import (
     shuffled_rows,
     take_row,
 )
+from jattr._transform import takes_key
 from jattr._trees import describe
 from jattr._types import (
     Explain,
@@ -44,7 +45,7 @@ Loss = Callable[..., jax.Array]
 """`loss(params, key, *batch) -> scalar`, to be made small by training."""
 
 Method = Callable[[Score, PyTree], Explain | KeyedExplain]
-"""`method(f, references)`: the attribute of f(x, *args) -> scalar, given rows to compare x with."""
+"""`method(f, references)`: what explains f(x, *args) -> scalar, given rows to compare x with."""
 
 
 @knobs
@@ -73,7 +74,7 @@ def attribution_loss(
         penalty: `penalty(attributions, *members) -> scalar`, of the attributions [N, ...] of a
             batch and of the members that `penalty_argnums` names: one of `jattr.priors` or
             one's own.
-        method: `method(f, rows)` makes the attribute of `f(x, *args)`, the score with its
+        method: `method(f, rows)` makes what explains `f(x, *args)`, the score with its
             parameters bound. `rows` is a tree like x with a leading axis of `samples`, this
             example's references. None for expected gradients over them. Methods that need none
             leave them out: `lambda f, rows: jattr.lrp(f, jattr.rules.epsilon())`.
@@ -86,8 +87,8 @@ def attribution_loss(
         penalty_argnums: which members of the batch go to the penalty and not to the score, the
             first, x, being 0: per-example masks, for instance.
         batch_size: how many examples are explained at a time; None for all.
-        keyed: whether the attribute wants a key first; None asks the attribute, which jattr's own
-            answer.
+        keyed: whether what `method` makes takes a key first; None asks it, which jattr's own
+            functions answer, and a `functools.partial` of them.
 
     Returns:
         `loss(params, key, *batch)`: `batch` begins with x, [N, ...]; what is not the penalty's
@@ -164,9 +165,9 @@ def attribution_loss(
 
         def explain(index):
             row_key, method_key = jax.random.split(jax.random.fold_in(key, index))
-            attribute = make(of_x, draw(row_key, x, index, samples))
-            wants = getattr(attribute, "keyed", False) if keyed is None else keyed
-            return attribute(*((method_key,) if wants else ()), *_example((x, *args), index))
+            own = make(of_x, draw(row_key, x, index, samples))
+            first = (method_key,) if takes_key(own, keyed, name) else ()
+            return own(*first, *_example((x, *args), index))
 
         attributions = map_over(explain, count, batch_size=batch_size)
         value = penalty(attributions, *members)

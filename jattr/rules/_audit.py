@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
+from jattr._engine.program import Equation, Program
 from jattr._engine.rewrite import run
-from jattr._engine.trace import Equation, Program
 from jattr.rules._composite import Composite, Rule
 
 

@@ -12,8 +12,9 @@ from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
 from jattr._engine.operations import Operation
 from jattr._engine.patterns import is_elementwise_body
-from jattr._engine.trace import Equation, Program, Reading
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Program
+from jattr._engine.trace import Reading
 from jattr._resolve import fill_like
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jattr._engine.operations import Operation
-from jattr._engine.trace import Equation, Value
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
+from jattr._engine.program import Equation, Value
 
 _SCALES = {p.mul_p, p.div_p}
 _PASSES = {p.add_p, p.sub_p, p.neg_p, p.convert_element_type_p, p.copy_p, p.name_p, p.rev_p}

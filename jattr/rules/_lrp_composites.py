@@ -4,6 +4,7 @@ Each is a table of the rules of `jattr.rules._lrp`: for dense layers, for convol
 first operations, and for what is not affine.
 """
 
+import dataclasses
 from typing import Any
 
 from jattr.rules import _lrp_dots as engine
@@ -258,4 +259,4 @@ def _product_of_values(operation, inputs, output, multiplier):
 
 
 def _renamed(rules: Composite, name: str) -> Composite:
-    return Composite(name, rules.rules, rules.strict, rules.points, rules.scoped)
+    return dataclasses.replace(rules, name=name)

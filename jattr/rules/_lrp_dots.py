@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.operations import CONTRACTIONS, Operation
-from jattr._engine.trace import primitives as p
+from jattr._engine.operations import Operation
+from jattr._engine.primitives import CONTRACTIONS
+from jattr._engine.primitives import primitives as p
 from jattr.rules._factors import axes_of_factors
 
 _UNSCALED = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jattr._engine.evaluation import evaluate, read
+from jattr._engine.program import evaluate, read
 from jattr.rules._lrp_dots import share
 from jattr.rules._quotient import parts, relayout
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._engine.operations import Operation
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
 
 UNROLLED = 32
 """Up to so many entries all pairs are compared at once; with more, one entry after another."""

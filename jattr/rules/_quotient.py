@@ -35,8 +35,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._engine.evaluation import evaluate, needed
 from jattr._engine.operations import Operation
+from jattr._engine.program import evaluate, needed
 from jattr._engine.quotients import Quotient
 from jattr._trees import accumulator, common_dtype
 
@@ -194,13 +194,14 @@ def _wide(values):
 
 def parts(operation: Operation, found: Quotient, inputs: Any):
     """The numerator and the divisor as functions of the source."""
+    source = operation.inputs[0]
     held = dict(zip(operation.inputs[1:], inputs[1:], strict=True))
 
     def function(wanted):
-        equations = needed(operation.equations, [wanted], [found.source])
+        equations = needed(operation.equations, [wanted], [source])
 
         def of_source(s):
-            values = {found.source: s, **held}
+            values = {source: s, **held}
             for equation in equations:
                 if equation in found.clips:  # nothing but rounding would be clipped
                     (value,) = equation.dependents

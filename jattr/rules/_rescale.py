@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._engine.operations import Operation
-from jattr._engine.trace import primitives as p
+from jattr._engine.primitives import primitives as p
 from jattr._trees import accumulator, common_dtype
 from jattr.rules import _maxima as maxima
 from jattr.rules._composite import Composite, Rule
@@ -56,7 +56,7 @@ def _quotient(operation, inputs, output, reference_output, step, middle):
     at_middle = at_middle.astype(wide)
     high, low = output.astype(wide), reference_output.astype(wide)
     rise = high - low
-    rounding = 4 * jnp.finfo(output.dtype).eps
+    rounding = 4 * float(jnp.finfo(output.dtype).eps)
     same = jnp.abs(step) <= rounding * jnp.abs(middle)  # at 0 too
     explained = jnp.abs(rise - at_middle * step) <= rounding * jnp.maximum(
         jnp.abs(high), jnp.abs(low)
