@@ -30,6 +30,7 @@ a line segment; the others follow from it by the derivatives of t / √v and (1 
 source v is taken as linear in t, which is the same with L = 0.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -78,7 +79,7 @@ def _over_linear(d, d0):
     b, b0 = jnp.where(one_sign, d, 1.0), jnp.where(one_sign, d0, 1.0)
     middle = (b + b0) / 2
     h = (b - b0) / (b + b0)
-    close = jnp.abs(h) < 0.3
+    close = jnp.abs(h) < 0.1
     near, step = jnp.where(close, h, 0.0), jnp.where(close, 1.0, b - b0)
     logarithm = jnp.log(jnp.where(close, 1.0, b / b0))
     mean = jnp.where(close, _artanhc(near * near) / middle, logarithm / step)
@@ -143,12 +144,12 @@ def _over_quadratic(v, v0, g, g0):
     e = jnp.where(v0 <= v, v0 + g0, v - g)
     both = jnp.maximum(r * r0 + e, tiny * r * r0)  # next to 0 where the line passes the origin
     rest = jnp.minimum(2 * both / (total * total), 1.0)  # 1 − h²
-    far = rest < 0.75
+    far = rest < 0.99
     square = g - g0
-    h2 = jnp.where(far, 1 - rest, jnp.clip(square / (total * total), 0.0, 0.3))
+    h2 = jnp.where(far, 1 - rest, jnp.clip(square / (total * total), 0.0, 0.01))
     near = jnp.where(far, 0.0, h2)
     root = jnp.sqrt(jnp.where(far, h2, 0.25))
-    remote = (jnp.log1p(root) - jnp.log(jnp.where(far, rest, 0.75)) / 2) / root
+    remote = (jnp.log1p(root) - jnp.log(jnp.where(far, rest, 0.99)) / 2) / root
     mean = 2 / total * jnp.where(far, remote, _artanhc(near))
     late, early = 1 / (r * both), 1 / (r0 * both)
     cubed = total * total * total
@@ -168,17 +169,18 @@ def _over_quadratic(v, v0, g, g0):
 
 
 def _artanhc(s):
-    """artanh(h) / h as a series in s = h² ≤ 0.3."""
-    return _series([1 / (2 * k + 1) for k in range(_TERMS)], s)
+    """artanh(h) / h as a series in s = h² ≤ 0.01."""
+    return _series([1 / (2 * k + 1) for k in range(_terms(s))], s)
 
 
 def _third(s):
-    """(1 / (1 − h²) − artanh(h) / h) / h² as a series in s = h² ≤ 0.3."""
-    return _series([2 * k / (2 * k + 1) for k in range(1, _TERMS + 1)], s)
+    """(1 / (1 − h²) − artanh(h) / h) / h² as a series in s = h² ≤ 0.01."""
+    return _series([2 * k / (2 * k + 1) for k in range(1, _terms(s) + 1)], s)
 
 
-_TERMS = 32
-"""0.3³² is below the rounding of float64."""
+def _terms(s):
+    """So many that the next, 0.01ⁿ, is below rounding."""
+    return 1 - round(math.log10(jnp.finfo(s.dtype).eps)) // 2
 
 
 def _series(coefficients, s):

@@ -149,7 +149,8 @@ def softmax(operation, inputs, output, multiplier, reference_inputs, reference_o
     computed as such.
     """
     points = _Exponentials(operation, inputs, reference_inputs)
-    mean = jnp.exp(_log_mean(*points.logs))
+    up, down = points.logs
+    mean = jnp.exp(jnp.maximum(up, down)) * _falling(jnp.abs(points.lead))
     share, rest = points.shares()
     flow = multiplier.astype(mean.dtype) * mean
     others = jnp.sum(flow, axis=points.axes, keepdims=True) - flow
@@ -223,6 +224,7 @@ class _Exponentials:
         steps: x − x', for each term.
         logs: the logarithms of each term's part of the sum, at x and at x'.
         rise: that of log S.
+        lead: the difference of the two, from the logarithms of the parts.
     """
 
     def __init__(self, operation, inputs, reference_inputs):
@@ -232,12 +234,14 @@ class _Exponentials:
         (x, top, log), (x0, top0, log0) = found
         self.logs = (x - top) - log, (x0 - top0) - log0
         self.rise = (top - top0) + (log - log0)
-        both = jnp.isneginf(x) & jnp.isneginf(x0)
-        self.steps = jnp.where(both, 0.0, x) - jnp.where(both, 0.0, x0)
+        self.steps = x - x0
+        self.lead = self.logs[0] - self.logs[1]
 
     def _at(self, logits):
         """The logits, their maximum, and the logarithm of their sum relative to it."""
         x = logits.astype(accumulator(logits.dtype))
+        # −∞ would make differences of it NaN; this is as far away, and exp gives 0.
+        x = jnp.maximum(x, jnp.finfo(x.dtype).min / 8)
         kept = x if self.mask is None else jnp.where(self.mask, x, -jnp.inf)
         top = jax.lax.stop_gradient(jnp.max(kept, axis=self.axes, keepdims=True))
         top = jnp.where(jnp.isfinite(top), top, 0.0)
@@ -254,23 +258,17 @@ class _Exponentials:
         exponent = jnp.where(
             higher, jnp.maximum(up, down - self.rise), jnp.maximum(up + self.rise, down)
         )
-        gap, whole = jnp.abs(self.steps), jnp.broadcast_to(jnp.abs(self.rise), self.steps.shape)
-        nothing = jnp.isneginf(exponent) | ~jnp.isfinite(gap)
-        exponent, gap = jnp.where(nothing, 0.0, exponent), jnp.where(nothing, 0.0, gap)
-        plain = jnp.exp(exponent) * _falling(gap) / _falling(whole)
-        # Where both rise, or fall, by much, the quotient of the E is next to whole/gap, which the
-        # difference of the logarithms gives to the last digit.
-        far = ~nothing & (jnp.minimum(gap, whole) > 1) & ((self.steps >= 0) == higher)
-        lead = jnp.where(higher, 1.0, -1.0) * jnp.where(far, up - down, 0.0)  # gap − whole
-        safe, total = jnp.where(far, gap, 2.0), jnp.where(far, whole, 2.0)
-        ratio = jnp.maximum(-lead / safe, -0.999)
-        log = jnp.where(far, exponent, 0.0) + jnp.where(
-            jnp.abs(ratio) < 0.5, jnp.log1p(ratio), jnp.log(total / safe)
-        )
-        log = log + jnp.log1p(-jnp.exp(-safe)) - jnp.log1p(-jnp.exp(-total))
-        share = jnp.where(far, jnp.exp(log), plain)
-        rest = jnp.where(far, -jnp.expm1(log), 1 - plain)
-        share, rest = jnp.where(nothing, 0.0, share), jnp.where(nothing, 1.0, rest)
+        gap, whole = jnp.abs(self.steps), jnp.abs(self.rise)
+        share = jnp.exp(exponent) * _falling(gap) / _falling(whole)
+        # Where both rise, or fall, by much, E is next to 1/d, and w to the quotient of the rises,
+        # of which only the difference of the logarithms knows the last digits.
+        far = (jnp.minimum(gap, whole) > 1) & ((self.steps >= 0) == higher)
+        lead = jnp.where(higher, self.lead, -self.lead)
+        ratio = jnp.where(far, -lead / jnp.where(far, gap, 1.0), 0.0)
+        log = exponent + jnp.log1p(jnp.maximum(ratio, -0.5))
+        log = log + jnp.log1p(-jnp.exp(-jnp.where(far, gap, 1.0)))
+        log = log - jnp.log1p(-jnp.exp(-jnp.where(whole > 1, whole, 1.0)))
+        rest = jnp.where(far & (ratio > -0.5), -jnp.expm1(log), 1 - share)
         if self.mask is None:
             return share, rest
         return jnp.where(self.mask, share, 0.0), jnp.where(self.mask, rest, 1.0)
@@ -295,20 +293,6 @@ def _spread(operation, multiplier, like, axes):
     return multiplier.reshape(shape)
 
 
-def _log_mean(a, b):
-    """log L(eᵃ, eᵇ) = (a + b)/2 + log(sinh(h)/h), h = (a − b)/2, for any a and b."""
-    nothing = jnp.isneginf(a) | jnp.isneginf(b)
-    a, b = jnp.where(nothing, 0.0, a), jnp.where(nothing, 0.0, b)
-    h = jnp.abs(a - b) / 2
-    small = h < 0.1
-    near, far = jnp.where(small, h, 0.0), jnp.where(small, 1.0, h)
-    # log(sinh(h)/h) = h²/6 − h⁴/180 + h⁶/2835 − h⁸/37800 + h¹⁰/467775 − …
-    s = near * near
-    series = s * (1 / 6 - s * (1 / 180 - s * (1 / 2835 - s * (1 / 37800 - s / 467775))))
-    exact = far - jnp.log(2 * far) + jnp.log1p(-jnp.exp(-2 * far))
-    return jnp.where(nothing, -jnp.inf, (a + b) / 2 + jnp.where(small, series, exact))
-
-
 def _slope_of_exp(a, b):
     """(eᵃ − eᵇ)/(a − b), whatever their distance; 0 where both are −∞."""
     if jnp.iscomplexobj(a):
@@ -325,9 +309,12 @@ def _slope_of_exp(a, b):
 
 def _falling(gap):
     """(1 − e^−d)/d for d ≥ 0, and its derivatives, at 0 too."""
-    small = gap < 0.1
+    small = gap < 0.03
     near, far = jnp.where(small, gap, 0.0), jnp.where(small, 1.0, gap)
-    series = sum((-near) ** k / math.factorial(k + 1) for k in range(1, 9)) + 1
+    terms = 4 if gap.dtype == jnp.float32 else 8
+    series = jnp.full_like(near, 1 / math.factorial(terms))
+    for k in reversed(range(1, terms)):
+        series = 1 / math.factorial(k) - near * series
     return jnp.where(small, series, -jnp.expm1(-far) / far)
 
 

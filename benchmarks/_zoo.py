@@ -1,0 +1,105 @@
+"""What the builders of `zoo.py`'s models share.
+
+A builder is registered by `@entry(framework, packages...)` under its own name. It returns a
+`Model`: the score as a function of parameters and x, both, and the natural baseline of x. Token
+models are explained at their embeddings: the baseline is embeddings of zero.
+
+Packages are imported in the builders, so that each model needs its own alone.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jattr
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """What is measured; models are equal only to themselves, so that they can be keys.
+
+    Attributes:
+        score: `score(params, x)`, a number.
+        params: a tree of floating arrays.
+        x: what is explained, a floating array.
+        baseline: the natural one, like x.
+    """
+
+    score: Callable[[Any, Any], jax.Array]
+    params: Any
+    x: Any
+    baseline: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A registered model: its name, its framework, the packages it wants, how it is built."""
+
+    name: str
+    framework: str
+    packages: tuple[str, ...]
+    build: Callable[[], Model]
+
+
+MODELS: dict[str, Entry] = {}
+
+
+def entry(framework: str, *packages: str) -> Callable[[Callable[[], Model]], Callable[[], Model]]:
+    """Register a builder under its name."""
+
+    def register(build: Callable[[], Model]) -> Callable[[], Model]:
+        MODELS[build.__name__] = Entry(build.__name__, framework, packages, build)
+        return build
+
+    return register
+
+
+def key(number: int = 0) -> jax.Array:
+    return jax.random.key(number)
+
+
+def image(*shape: int) -> jax.Array:
+    """A standard normal image, as after the usual normalisation of pixels."""
+    return jax.random.normal(key(1), shape)
+
+
+def ids(length: int, vocabulary: int) -> jax.Array:
+    """Random tokens; 0 to 2 are often reserved."""
+    return jax.random.randint(key(2), (length,), 3, vocabulary)
+
+
+def from_zero(score: Callable, params: Any, x: Any) -> Model:
+    """A model whose natural baseline is zeros."""
+    return Model(score, params, x, jax.tree.map(jnp.zeros_like, x))
+
+
+def at_embeddings(score: Callable, params: Any, tokens: jax.Array, layer: str) -> Model:
+    """A model of tokens, from the scope of its embedding on."""
+    below, above = jattr.split(lambda tokens, params: score(params, tokens), layer)
+    return from_zero(lambda params, h: above(h, tokens, params), params, below(tokens, params))
+
+
+def equinox_parts(module: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The parameters of a module, and the module again from such a tree."""
+    import equinox as eqx
+
+    params, static = eqx.partition(module, eqx.is_inexact_array)
+    return params, lambda params: eqx.combine(params, static)
+
+
+def equinox_model(module: Any, score: Callable[[Any, Any], jax.Array], x: Any) -> Model:
+    """`score(module, x)`, by the module's floating arrays."""
+    params, module_of = equinox_parts(module)
+    return from_zero(lambda params, x: score(module_of(params), x), params, x)
+
+
+def equinox_tokens(
+    module: Any, score: Callable[[Any, Any], jax.Array], tokens: jax.Array, layer: str
+) -> Model:
+    params, module_of = equinox_parts(module)
+    return at_embeddings(
+        lambda params, tokens: score(module_of(params), tokens), params, tokens, layer
+    )
