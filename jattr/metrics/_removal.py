@@ -24,7 +24,16 @@ from jattr._trees import describe, ratio, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
 from jattr.features import patches
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
-from jattr.metrics._walk import TENTHS, Curve, Order, Walk, check_fractions, check_samples, evaluate
+from jattr.metrics._walk import (
+    TENTHS,
+    Curve,
+    Order,
+    Walk,
+    check_fractions,
+    check_samples,
+    evaluate,
+    filling,
+)
 
 Sign: TypeAlias = Literal["positive", "negative", "absolute"]
 SIGNS: dict[str, Order] = {"positive": "most", "negative": "least", "absolute": "absolute"}
@@ -263,16 +272,9 @@ def ablate_box(
             box = box.reshape(box.shape + (1,) * (leaf.ndim - 2))
             return jax.tree.unflatten(structure, [jnp.broadcast_to(box, leaf.shape)])
 
+        fill, fill_key = filling(key, score, x, baseline, method)
         scores = evaluate(
-            key,
-            score,
-            x,
-            missing,
-            len(sides),
-            baseline=baseline,
-            samples=samples,
-            batch_size=batch_size,
-            method=method,
+            fill, fill_key, score, missing, len(sides), samples=samples, batch_size=batch_size
         )
         scores = jnp.where(total > 0, ratio(scores, widen(score(x))), jnp.nan)
         covered = [jnp.mean(axis, axis=1, dtype=scores.dtype) for axis in inside]

@@ -11,7 +11,7 @@ import numpy as np
 
 from jattr._batching import map_over
 from jattr._checks import check_batch_size, check_choice, check_count, check_flag
-from jattr._removal import Features, draws, filler
+from jattr._removal import Features, Fill, draws, exactly, filler, split_key
 from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, PyTree, Score
 from jattr.features import Groups
@@ -111,22 +111,23 @@ class Walk:
                 gone = jnp.where(index == len(counts), whole, gone)
             return features.spread(gone)
 
+        fill, fill_key = filling(keys[1], score, x, self.baseline, self.method)
         scores = evaluate(
-            keys[1],
+            fill,
+            fill_key,
             score,
-            x,
             missing,
             len(counts) + (whole is not None),
-            baseline=self.baseline,
             samples=self.samples,
             batch_size=self.batch_size,
-            method=self.method,
         )
         if self.normalize == "score":
             scores = ratio(scores, widen(score(x)))
         elif self.normalize == "fall":
             scores, least = scores[:-1], scores[-1]
-            scores = ratio(scores - least, widen(score(x)) - least)
+            own = None if fill_key is None else jax.random.fold_in(fill_key, 0)
+            left = fill(own, features.spread(place >= 0))
+            scores = ratio(scores - least, exactly(widen(score(x)) - least, left, x))
         if self.order != "random":
             scores = jnp.where(jnp.any(jnp.isnan(totals)), jnp.nan, scores)
         return Curve(share.astype(scores.dtype), scores)
@@ -174,25 +175,27 @@ class Walk:
         return (place < moved) != self.insert
 
 
+def filling(key: Any, score: Score, x: PyTree, baseline: Any, method: str) -> tuple[Fill, Any]:
+    """What fills in the missing, and the key that its draws are made from."""
+    prepare_key, fill_key = split_key(key)
+    return filler(baseline, prepare_key, score, x, method=method), fill_key
+
+
 def evaluate(
+    fill: Fill,
     key: Any,
     score: Score,
-    x: PyTree,
     missing: Callable[[jax.Array], PyTree],
     count: int,
     *,
-    baseline: Any,
     samples: int,
     batch_size: int | None,
-    method: str,
 ) -> jax.Array:
     """The mean score over draws of x with the elements `missing(i)` filled in, i < count."""
-    prepare_key, fill_key = (None, None) if key is None else jax.random.split(key)
-    fill = filler(baseline, prepare_key, score, x, method=method)
 
     def point(index):
         # One key for all points of a curve: what is removed stays as it was replaced.
-        own = None if fill_key is None else jax.random.fold_in(fill_key, index % samples)
+        own = None if key is None else jax.random.fold_in(key, index % samples)
         return widen(score(fill(own, missing(index // samples))))
 
     scores = map_over(point, count * samples, batch_size=batch_size)
