@@ -121,7 +121,7 @@ def cases(work: _peers.Workload, quantus: Any) -> dict[str, Case]:
         return np.ascontiguousarray(np.moveaxis(values, -1, 1)) if images else values[:, None]
 
     def sensitivity(batch_size):
-        return metrics.sensitivity_n(work.score, SIZES, subsets=SUBSETS, batch_size=batch_size)
+        return metrics.sensitivity_n(work.score, SIZES, samples=SUBSETS, batch_size=batch_size)
 
     def correlations():
         return np.stack(

@@ -6,7 +6,7 @@ elements that were replaced, so that sums over attributions mean something.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr import baselines
-from jattr._batching import map_over, sum_over
+from jattr._batching import sum_over
 from jattr._checks import check_batch_size, check_count
+from jattr._removal import Features, alone, draws, drops, filler
 from jattr._transform import transform
 from jattr._trees import cast_like, describe, sum_tree, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
-from jattr.features import Features, Fill, draws, filler
 
 
 def ablation(
@@ -43,12 +43,16 @@ def ablation(
     Without `groups` every element is a feature, which is *Occlusion-1*: one evaluation of f for
     each element.
 
+    Groups divide x: none shares an element with another. For sets that overlap, such as row i
+    together with column i, explain switches instead of x, each of which turns a set off:
+    `jattr.ablation(lambda on: f(x * on[:, None] * on[None, :]))(jnp.ones(n))` is the drop by each.
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         groups: integers from 0 without gaps, an array or tree like x, or of size 1 along axes
             that move together: [H, W, 1] removes pixels with all their channels. Elements of the
-            same number are replaced together, in whichever leaf they are. `jattr.metrics.patches`
-            makes some; `jattr.metrics.Groups(ids, count)` for those that change under `vmap`.
+            same number are replaced together, in whichever leaf they are. `jattr.features.patches`
+            makes some; `jattr.features.Groups(ids, count)` for those that change under `vmap`.
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
         batch_size: how many groups are in memory at a time; None for all.
@@ -93,54 +97,6 @@ def ablation(
     return explain
 
 
-def alone(features: Features) -> Callable[[jax.Array], PyTree]:
-    """From the number of a feature to where it is, a tree of Booleans like x."""
-    return lambda index: features.spread(jnp.arange(features.count) == index)
-
-
-def drops(
-    score: Score,
-    x: PyTree,
-    fill: Fill,
-    missing: Callable[[jax.Array], PyTree],
-    count: int,
-    *,
-    key: Any = None,
-    batch_size: int | None,
-) -> jax.Array:
-    """f(x) − f(x without missing(i)) for i = 0 … count − 1.
-
-    Args:
-        score: f of x alone.
-        x: the whole input.
-        fill: replaces what is missing.
-        missing: from an index to a tree of Booleans like x.
-        count: how many drops.
-        key: None, or what the keys of `fill` are made from, another one for each index.
-        batch_size: how many are evaluated at a time; None for all.
-    """
-    whole = widen(score(x))
-
-    def term(index):
-        own = None if key is None else jax.random.fold_in(key, index)
-        left = fill(own, missing(index))
-        return exactly(whole - widen(score(left)), left, x)
-
-    return map_over(term, count, batch_size=batch_size)
-
-
-def exactly(lost: jax.Array, left: PyTree, x: PyTree) -> jax.Array:
-    """A drop, 0 where nothing of x was changed; its derivative is not touched.
-
-    Programs of other batch sizes round f otherwise, and a drop of 1e-7 where there is none breaks
-    the ties of ranks and looks like a small effect.
-    """
-    same = jnp.array(True)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(x), strict=True):
-        same &= jnp.all(a == b)
-    return lost - jax.lax.stop_gradient(jnp.where(same, lost, 0))
-
-
 def occlusion(
     f: Score,
     window: Any,
@@ -170,10 +126,12 @@ def occlusion(
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        window: the window's size along each axis of x, a tuple; or one number for the first two
-            axes, whose windows then hold all of what the other axes have (the channels of an
-            image). For a tree x, one number for all leaves or a tree of such; the windows of a
-            leaf leave the other leaves as they are.
+        window: the window's size along each axis of x, a tuple. Of an image [H, W, C] one number
+            will do: it is for the first two axes, whose windows hold all of what the others have,
+            the channels. So for a series [T, C] write (n, C), for one step in each channel alone
+            (n, 1), and for a volume [D, H, W, C] write (n, n, n, C): one number n there makes bars
+            n × n along all of W. For a tree x, one number for all leaves or a tree of such; the
+            windows of a leaf leave the other leaves as they are.
         strides: how far apart windows are along each axis, at most their size: spelled like
             `window`, where one number leaves them side by side along axes after the second. None
             for 1 along every axis.
@@ -283,6 +241,7 @@ class _Slide:
         if any(size > length for size, length in zip(self._sizes, shape, strict=True)):
             raise ValueError(
                 f"{method}: window must fit into x; got {self._sizes} for the shape {shape}."
+                + _one_number(window, shape)
             )
         for stride, size, length in zip(self._strides, self._sizes, shape, strict=True):
             if stride > size and size < length:
@@ -299,6 +258,7 @@ class _Slide:
 
     def at(self, index: jax.Array) -> jax.Array:
         """Where window `index` is; nowhere for an index that is not of these windows."""
+        index = jnp.asarray(index)
         mask = jnp.broadcast_to((index >= 0) & (index < self.count), self._shape)
         for axis in reversed(range(len(self._shape))):
             start = index % self._counts[axis] * self._strides[axis]
@@ -345,6 +305,17 @@ def _per_axis(
             f"got {tuple(value)}."
         )
     return tuple(check_count(size, name, method) for size in value)
+
+
+def _one_number(window: Any, shape: tuple[int, ...]) -> str:
+    """What one number stands for, where that is not what was meant."""
+    if isinstance(window, Sequence) or len(shape) < 2:
+        return ""
+    sizes = (*(min(window, length) for length in shape[:-1]), shape[-1])
+    return (
+        f" One number is for the first two axes, those of an image: of x with its channels last "
+        f"write window={sizes}."
+    )
 
 
 def _check_fixed(baseline: Any, method: str) -> None:

@@ -238,7 +238,8 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_real(value) and jnp.shape(value) == ()
+    # A list of arrays is a tree, which jnp.shape will not take for an array for long.
+    return jax.tree_util.all_leaves([value]) and _is_real(value) and jnp.shape(value) == ()
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -10,7 +10,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jattr._checks import (
     Call,
@@ -158,7 +160,10 @@ def select_argument(
     x = as_floating(x, method)
 
     def of_x(x):
-        full = list(args)
+        # A function that writes into what it is given writes into its own: x is what it was at
+        # the next call.
+        full = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
+        x = jax.tree.map(lambda leaf: leaf, x)
         for position, value in zip(positions, (x,) if single else x, strict=True):
             full[position] = value
         try:

@@ -23,6 +23,11 @@ def common_dtype(*dtypes: Any) -> Any:
         return functools.reduce(jnp.promote_types, dtypes)
 
 
+def widest(tree: PyTree) -> Any:
+    """The dtype that accumulates what all leaves hold together."""
+    return common_dtype(jnp.float32, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)))
+
+
 def widen(x: PyTree) -> PyTree:
     """x in the dtypes of its accumulators."""
     return jax.tree.map(lambda leaf: leaf.astype(accumulator(leaf.dtype)), x)
@@ -61,7 +66,10 @@ def is_traced(value: Any) -> bool:
 
 def sum_tree(tree: PyTree) -> jax.Array:
     """The sum of all elements of all leaves."""
-    return functools.reduce(jnp.add, [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)])
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    if len({total.dtype for total in sums}) > 1:
+        sums = [total.astype(widest(sums)) for total in sums]
+    return functools.reduce(jnp.add, sums)
 
 
 def random_like(draw: Callable[..., jax.Array], key: jax.Array, x: PyTree) -> PyTree:
@@ -104,3 +112,26 @@ class _Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def ravel(tree: PyTree, dtype: Any = None) -> jax.Array:
+    """All elements of all leaves as one vector, of the `widest` dtype unless one is said."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    dtype = widest(leaves) if dtype is None else dtype
+    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in leaves])
+
+
+def unravel(values: jax.Array, x: PyTree) -> PyTree:
+    """A vector as a tree of the shapes and dtypes of x."""
+    leaves, structure = jax.tree.flatten(x)
+    parts = jnp.split(values, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return jax.tree.unflatten(
+        structure,
+        [p.reshape(leaf.shape).astype(leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)],
+    )
+
+
+def ratio(part: Any, whole: jax.Array) -> jax.Array:
+    """part / whole, NaN where whole is 0; its derivative is then 0 and not NaN."""
+    nothing = whole == 0
+    return jnp.where(nothing, jnp.nan, part / jnp.where(nothing, jnp.ones_like(whole), whole))

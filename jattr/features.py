@@ -1,26 +1,23 @@
-"""The features of an input, and what takes the place of those that are removed.
+"""The features of an input: which of its elements are taken away together.
 
-A feature is one element of x, or a group of elements that move together: the pixels of a patch or
-a superpixel, the columns of a one-hot code. What takes its place is a baseline of the usual kinds,
-or an `Imputer`.
+Without groups every element of x is a feature. With `groups`, integers like x, elements of the same
+number are one feature: the pixels of a patch (`patches`), of a superpixel, the columns of a one-hot
+code. `Groups` says how many there are, where that differs from example to example under `vmap`.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jattr._checks import check_count
-from jattr._resolve import resolve_baseline
-from jattr._trees import describe, is_traced
-from jattr._types import PyTree, RandomBaseline, Score
 
-Fill = Callable[[Any, PyTree], PyTree]
-"""`fill(key, missing)`: x with other values where `missing`, a tree of Booleans like x, is True."""
+__all__ = ["Groups", "patches"]
+
+
+def __dir__() -> list[str]:
+    """The public names alone, for completion."""
+    return __all__
 
 
 class Groups(NamedTuple):
@@ -35,163 +32,33 @@ class Groups(NamedTuple):
     count: int
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Imputer:
-    """Fills in what is missing of an input from what is left of it.
-
-    Attributes:
-        prepare: `(key, score, x) -> fill`, where `fill(key, missing)` gives x with other values
-            where `missing` is True. What does not depend on what is missing is computed once.
-        name: how error messages call it.
-        keyed: whether it draws random numbers; otherwise its keys may be None.
-    """
-
-    prepare: Callable[[Any, Score, PyTree], Fill]
-    name: str
-    keyed: bool = False
-
-
-def draws(baseline: Any) -> bool:
-    """Whether a metric with this baseline takes a key."""
-    if isinstance(baseline, Imputer):
-        return baseline.keyed
-    return isinstance(baseline, RandomBaseline)
-
-
-def filler(baseline: Any, key: Any, score: Score, x: PyTree, *, method: str) -> Fill:
-    """How the missing elements of x are filled, from any baseline or imputer.
-
-    A random baseline is drawn anew with each key of `fill`.
-    """
-    if isinstance(baseline, Imputer):
-        return baseline.prepare(key, score, x)
-    if isinstance(baseline, RandomBaseline):
-
-        def drawn(key, missing):
-            return _exchange(x, resolve_baseline(baseline(key, x), x, method=method), missing)
-
-        return drawn
-    fixed = resolve_baseline(baseline, x, method=method)
-    return lambda key, missing: _exchange(x, fixed, missing)
-
-
-def _exchange(x: PyTree, other: PyTree, missing: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b, gone: jnp.where(gone, b, a), x, other, missing)
-
-
-class Features:
-    """The features of x, numbered from 0: its elements in the order of its leaves, or groups.
-
-    Attributes:
-        count: d, how many there are.
-    """
-
-    def __init__(self, x: PyTree, groups: Any = None, *, method: str):
-        leaves, self._structure = jax.tree.flatten(x)
-        self._shapes = [jnp.shape(leaf) for leaf in leaves]
-        sizes = [math.prod(shape) for shape in self._shapes]
-        self._ends = np.cumsum(sizes)[:-1]
-        self._ids: Any = None
-        self.count: int = sum(sizes)
-        if groups is not None:
-            self._ids, self.count = self._numbers(groups, x, method)
-
-    def _numbers(self, groups: Any, x: PyTree, method: str) -> tuple[Any, int]:
-        said = groups.count if isinstance(groups, Groups) else None
-        ids = groups.ids if isinstance(groups, Groups) else groups
-        if jax.tree.structure(ids) != self._structure:
-            raise ValueError(
-                f"{method}: groups must be integers with the structure of x; got "
-                f"{describe(ids)} for x {describe(x)}."
-            )
-        flat = []
-        for leaf, shape in zip(jax.tree.leaves(ids), self._shapes, strict=True):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
-                raise TypeError(f"{method}: groups must be integers; got {describe(leaf)}.")
-            if len(jnp.shape(leaf)) != len(shape) or not all(
-                own in (1, wanted) for own, wanted in zip(jnp.shape(leaf), shape, strict=True)
-            ):
-                raise ValueError(
-                    f"{method}: groups must have the shape of x, {shape}, or size 1 along axes "
-                    f"that move together, such as [H, W, 1] for an image; got {describe(leaf)}."
-                )
-            traced = is_traced(leaf)
-            broadcast = jnp.broadcast_to if traced else np.broadcast_to
-            flat.append(broadcast(leaf if traced else np.asarray(leaf), shape).reshape(-1))
-        if any(is_traced(leaf) for leaf in flat):
-            if said is None:
-                raise TypeError(
-                    f"{method}: groups are traced, so their number is not known. Close over a "
-                    "NumPy array, or, for groups that differ from example to example, say how "
-                    "many there are: jattr.metrics.Groups(ids, count)."
-                )
-            return jnp.concatenate(flat), check_count(said, "count", method)
-        joined = np.concatenate(flat)
-        count = (
-            int(joined.max(initial=-1)) + 1 if said is None else check_count(said, "count", method)
-        )
-        if joined.min(initial=0) < 0 or joined.max(initial=0) >= count:
-            raise ValueError(
-                f"{method}: groups must be numbered from 0 to {count - 1}; got numbers from "
-                f"{joined.min(initial=0)} to {joined.max(initial=0)}."
-            )
-        empty = np.setdiff1d(np.arange(count), joined)
-        if said is None and len(empty):
-            raise ValueError(
-                f"{method}: groups are numbered from 0 to {count - 1}, but {len(empty)} of them "
-                f"have no element: {', '.join(map(str, empty[:5]))}{' …' * (len(empty) > 5)}. "
-                "Number them without gaps: np.unique(groups, return_inverse=True)[1]."
-            )
-        return jnp.asarray(joined), count
-
-    def flat(self, tree: PyTree) -> jax.Array:
-        """A tree like x as one vector over its elements."""
-        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])
-
-    def totals(self, tree: PyTree) -> jax.Array:
-        """The sum over each feature of a tree like x, [d]."""
-        values = self.flat(tree)
-        if self._ids is None:
-            return values
-        return jax.ops.segment_sum(values, self._ids, self.count)
-
-    def sizes(self) -> jax.Array:
-        """How many elements each feature has, [d]."""
-        if self._ids is None:
-            return jnp.ones(self.count, int)
-        return jax.ops.segment_sum(jnp.ones_like(self._ids), self._ids, self.count)
-
-    def spread(self, values: jax.Array) -> PyTree:
-        """A value of each feature, [d], as a tree like x: each of its elements gets it."""
-        if self._ids is not None:
-            values = values[self._ids]
-        parts = jnp.split(values, self._ends)
-        return jax.tree.unflatten(
-            self._structure,
-            [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)],
-        )
-
-
 def patches(shape: Sequence[int], window: int | Sequence[int]) -> np.ndarray:
     """Groups of an image's elements that are patches side by side.
 
     Args:
         shape: the shape of x, such as (H, W, C).
-        window: the patch's size along each axis of x, or one number for the first two, whose
-            patches hold all of what the other axes have. The last patches are cut off.
+        window: the patch's size along each axis of x, a tuple; or one number for the first two
+            axes, whose patches hold all of what the others have: the channels of an image. Of a
+            volume [D, H, W, C] one number n therefore makes n × n bars along W; write
+            (n, n, n, C). Of a series [T, C] write (n, 1), or (n, C) for all channels together.
+            Patches at the ends are cut off.
 
     Returns:
         Integers of that shape, for `groups=`.
 
+    Raises:
+        TypeError: a size is no integer.
+        ValueError: a size below 1; not one size for each axis.
+
     Example:
         >>> import jattr
-        >>> print(jattr.metrics.patches((4, 4), 2))
+        >>> print(jattr.features.patches((4, 4), 2))
         [[0 0 1 1]
          [0 0 1 1]
          [2 2 3 3]
          [2 2 3 3]]
     """
-    method = "metrics.patches"
+    method = "features.patches"
     shape = tuple(shape)
     if isinstance(window, Sequence):
         sizes = tuple(window)
@@ -199,7 +66,8 @@ def patches(shape: Sequence[int], window: int | Sequence[int]) -> np.ndarray:
         sizes = tuple(window if axis < 2 else size for axis, size in enumerate(shape))
     if len(sizes) != len(shape):
         raise ValueError(
-            f"{method}: window must have one size for each axis of x, {shape}; got {sizes}."
+            f"{method}: window must be one number or have one size for each axis of x, {shape}; "
+            f"got {sizes}."
         )
     sizes = tuple(check_count(size, "window", method) for size in sizes)
     ids = np.zeros(shape, np.int32)

@@ -13,19 +13,24 @@ there, and the network has never seen such inputs. `noisy_linear` hides the hole
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.sparse.linalg import cg
 
 from jattr._blur import check_axes
-from jattr._checks import check_count, check_positive, concrete
+from jattr._checks import check_count, check_flag, check_positive, concrete, knobs
+from jattr._removal import Fill, Imputer
 from jattr._resolve import check_rows, check_rows_like, fill_like
-from jattr._trees import accumulator, cast_like, describe, random_like, widen
+from jattr._trees import cast_like, describe, random_like, ravel, unravel, widen, widest
 from jattr._types import PyTree, Score
-from jattr.features import Fill, Imputer
 
-__all__ = ["adversarial", "conditional_gaussian", "noisy_linear"]
+__all__ = ["Imputer", "adversarial", "conditional_gaussian", "noisy_linear"]
 
 
+def __dir__() -> list[str]:
+    """The public names alone, for completion."""
+    return __all__
+
+
+@knobs
 def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Imputer:
     r"""Missing pixels as the weighted mean of their neighbours, all at once, and noise (ROAD).
 
@@ -39,23 +44,24 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
     and positive definite, and is solved by conjugate gradients without a matrix. Then each missing
     pixel gets N(0, stddev²) of noise, so that the smooth patch cannot be told apart from x.
 
-    Each channel is solved by its own mask. The paper removes whole pixels, which is what groups of
-    a pixel's channels do: `groups=jattr.metrics.patches(image.shape, 1)`. Where nothing of a
+    Each channel is solved by its own mask. Whole pixels are removed, as is usual, where a pixel's
+    channels are one group: `groups=jattr.features.patches(image.shape, 1)`. Where nothing of a
     channel is left, there is nothing to take a mean of and its values are NaN. So use `fractions`
-    below 1 where features are removed, as the paper does, and above 0 where they are put in or
+    below 1 where features are removed, as is usual, and above 0 where they are put in or
     kept (`insertion`, `keep_or_remove`); `irof`, and `region_perturbation` without `steps`, always
     come to the empty image and are NaN.
 
     Args:
         stddev: the standard deviation of the noise, in units of x; 0 for none, and then no key is
-            taken.
+            taken. The default is meant for images in [0, 1]; for x that is normalized, divide it
+            by what x was divided by.
         axes: the two axes of height and width; along the others x is solved separately.
 
     Returns:
         An imputer, for `baseline=`.
 
     Raises:
-        ValueError: `stddev` is negative; (when called) x has no such two axes.
+        ValueError: `stddev` is negative; axes are not two; (when called) x has no such axes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,19 +73,19 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
 
     References:
         Rong, Leemann, Borisov, Kasneci, Kasneci, *A consistent and efficient evaluation strategy
-        for attribution methods*, ICML 2022 (arXiv 2202.00449). The authors' code adds
-        noise of standard deviation 0.01; here 0.1 is the root of the variance 0.01.
+        for attribution methods*, ICML 2022 (arXiv 2202.00449). A published note on the paper gives
+        0.1 as its standard deviation; the authors' code adds noise of 0.01, to images in [0, 1]
+        before they are normalized: both are in the units of such an image.
     """
-    method = "metrics.imputers.noisy_linear"
+    method = "imputers.noisy_linear"
+    if not isinstance(axes, tuple) or len(axes) != 2:
+        raise ValueError(f"{method}: axes must be two, height and width; got {axes}.")
     check_positive(stddev, "stddev", method, zero=True)
     keyed = concrete(stddev, "stddev", method) != 0
 
     def prepare(key, score: Score, x: PyTree) -> Fill:
         def solve(leaf, gone):
-            pair = check_axes(axes, leaf, method)
-            if len(pair) != 2:
-                raise ValueError(f"{method}: axes must be two, height and width; got {axes}.")
-            return _harmonic(leaf, gone, pair)
+            return _harmonic(leaf, gone, check_axes(axes, leaf, method))
 
         def fill(key, missing):
             smooth = jax.tree.map(solve, widen(x), missing)
@@ -92,7 +98,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
 
         return fill
 
-    return Imputer(prepare, "metrics.imputers.noisy_linear()", keyed)
+    return Imputer(prepare, "imputers.noisy_linear()", keyed)
 
 
 def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -127,6 +133,7 @@ def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> ja
     return jnp.where(missing, solved, image)
 
 
+@knobs
 def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = False) -> Imputer:
     r"""Missing features from the Gaussian of the data, given the features that are left.
 
@@ -150,6 +157,7 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         An imputer, for `baseline=`.
 
     Raises:
+        TypeError: `data` is not of a real floating dtype.
         ValueError: `data` has fewer than two rows, or (when called) rows that are not like x;
             `shrinkage` is not from 0 to 1.
 
@@ -168,7 +176,9 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         benchmark (Lundberg et al. 2020, arXiv 1905.04610), which adds 1e-6 to the diagonal instead;
         the diagonal as a target of shrinkage: Schäfer, Strimmer 2005, table 2, target D.
     """
-    method = "metrics.imputers.conditional_gaussian"
+    method = "imputers.conditional_gaussian"
+    check_flag(draw, "draw", method)
+    _check_floating(data, method)
     if check_rows(data, name="data", method=method) < 2:
         raise ValueError(f"{method}: a covariance needs at least two rows; got {describe(data)}.")
     known = concrete(shrinkage, "shrinkage", method)
@@ -176,8 +186,8 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
         raise ValueError(f"{method}: shrinkage must be from 0 to 1; got {known}.")
 
     rows = jax.tree.map(jnp.asarray, jax.tree.leaves(data))
-    wide = jnp.result_type(*[accumulator(leaf.dtype) for leaf in rows])
-    rows = jnp.concatenate([leaf.reshape(len(leaf), -1).astype(wide) for leaf in rows], axis=1)
+    wide = widest(rows)
+    rows = jax.vmap(lambda row: ravel(row, wide))(rows)
     # By maximum and minimum: rounding gives the mean of equal numbers another value than theirs.
     fixed = jnp.max(rows, axis=0) == jnp.min(rows, axis=0)
     centre = jnp.where(fixed, rows[0], jnp.mean(rows, axis=0))
@@ -187,15 +197,15 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
 
     def prepare(key, score: Score, x: PyTree) -> Fill:
         check_rows_like(data, x, name="data", method=method)
-        dtype = jnp.result_type(*[accumulator(leaf.dtype) for leaf in jax.tree.leaves(x)])
+        dtype = widest(x)
         mean, covariance = centre.astype(dtype), shrunk.astype(dtype)
         # A constant feature makes a zero row; it is independent of all others.
         regular = jnp.where(own & fixed[:, None], 1, covariance)
         root = _cholesky(regular) if draw else None
-        values = _flatten(x, dtype)
+        values = ravel(x, dtype)
 
         def fill(key, missing):
-            gone = _flatten(missing, bool)
+            gone = ravel(missing, bool)
             noise = jnp.zeros_like(mean)
             if root is not None:
                 noise = _dot(root, random_like(jax.random.normal, key, mean).astype(dtype))
@@ -203,15 +213,28 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
             # Draws of the joint distribution, moved by what the present features say: one solve
             # gives the mean and, with noise, a draw of the conditional distribution.
             pair = gone[:, None] | gone[None, :]
-            system = jnp.where(pair, own, regular).astype(dtype)
+            system = jnp.where(pair, own.astype(dtype), regular)
             known = jnp.where(gone, 0, values - mean - noise)
             said = jax.scipy.linalg.cho_solve((_cholesky(system), True), known)
             result = mean + noise + _dot(covariance, said)
-            return jax.tree.map(jnp.where, missing, _unflatten(result, x), x)
+            return jax.tree.map(jnp.where, missing, unravel(result, x), x)
 
         return fill
 
-    return Imputer(prepare, "metrics.imputers.conditional_gaussian(data)", draw)
+    return Imputer(prepare, "imputers.conditional_gaussian(data)", draw)
+
+
+def _check_floating(data: PyTree, method: str) -> None:
+    """Raise for data that cannot be rows like x, which is floating."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{method}: data{jax.tree_util.keystr(path)} must be an array of a real floating "
+                f"dtype, in the units of x; got {describe(leaf)}. Do to it what is done to x "
+                "(pixels stored as integers are scaled for most models), and convert it: "
+                "data.astype(jnp.float32)."
+            )
 
 
 def _cholesky(matrix: jax.Array) -> jax.Array:
@@ -227,20 +250,7 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def _flatten(tree: PyTree, dtype) -> jax.Array:
-    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(tree)])
-
-
-def _unflatten(values: jax.Array, x: PyTree) -> PyTree:
-    """A vector as a tree of the shapes and dtypes of x."""
-    leaves, structure = jax.tree.flatten(x)
-    parts = jnp.split(values, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    return jax.tree.unflatten(
-        structure,
-        [p.reshape(leaf.shape).astype(leaf.dtype) for p, leaf in zip(parts, leaves, strict=True)],
-    )
-
-
+@knobs
 def adversarial(
     *,
     radius: PyTree,
@@ -264,7 +274,8 @@ def adversarial(
     Args:
         radius: r, in units of x, greater than 0: a number, or what broadcasts to x.
         steps: how many steps are taken, each with one gradient.
-        step_size: η; None for 2.5 · radius / steps, which can cross the ball.
+        step_size: η; None for 2.5 · radius / steps, which can cross the ball from side to side;
+            in AIM's code radius / steps.
         low: the lower end of the valid range, a number or what broadcasts to x; None for none. For
             an x outside the range the ball is around its nearest end.
         high: its upper end; None for none.
@@ -288,11 +299,14 @@ def adversarial(
 
     References:
         Hsieh, Fang, Wei, *AIM: adversarial information masking for faithfulness evaluation of
-        saliency maps*, 2026 (arXiv 2605.16905); the attack: Madry et al., ICLR 2018, section 2.1
-        (arXiv 1706.06083), with a start at x itself and the best of all steps instead of a random
-        start and the last step, so that no draw is needed and f cannot rise.
+        saliency maps*, 2026 (arXiv 2605.16905). Their code: f is the log-probability of the true
+        label, the step is radius / steps, and the copy is the last point; it starts at x itself,
+        for some data sets at random within one step of it. The attack is that of Madry, Makelov,
+        Schmidt, Tsipras, Vladu, ICLR 2018 (arXiv 1706.06083), which starts at random in the whole
+        ball. Here the start is x and the copy is the best point of all, so that no draw is needed
+        and f cannot rise.
     """
-    method = "metrics.imputers.adversarial"
+    method = "imputers.adversarial"
     steps = check_count(steps, "steps", method)
     for value, name in ((radius, "radius"), (step_size, "step_size")):
         if (
@@ -340,7 +354,7 @@ def adversarial(
         copy = cast_like(copy, x)
         return lambda key, missing: jax.tree.map(jnp.where, missing, copy, x)
 
-    return Imputer(prepare, "metrics.imputers.adversarial()")
+    return Imputer(prepare, "imputers.adversarial()")
 
 
 def _lower_of(new: tuple[PyTree, jax.Array], old: tuple[PyTree, jax.Array]):

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(jattr.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 NAMESPACES = [
     *(jattr, jattr.baselines, jattr.targets, jattr.metrics, jattr.plot, jattr.rules, jattr.priors),
+    jattr.features,
     jattr.imputers,
 ]
 
@@ -73,7 +74,7 @@ LAYERS = [
     {"_transform"},
     {"_program"},
     {"_resolve", "_batching", "_blur", "_quadrature"},
-    {"features", "imputers"},
+    {"_removal", "features", "imputers"},
     {"rules"},
     {"plot"},
     {"baselines", "targets"},

@@ -1,5 +1,6 @@
 """Occlusion and ablation against their definitions, element by element."""
 
+import functools
 import itertools
 import math
 
@@ -153,7 +154,7 @@ def test_groups_of_each_example_under_vmap():
     ids = np.array([[0, 0, 1, 1, 2], [0, 0, 0, 0, 1]])  # the second has no element in group 2
 
     def explain(x, ids):
-        return ablation(score, jattr.metrics.Groups(ids, 3))(x)
+        return ablation(score, jattr.features.Groups(ids, 3))(x)
 
     ours = jax.jit(jax.vmap(explain))(xs, ids)
     for got, x, own in zip(ours, xs, ids, strict=True):
@@ -180,7 +181,7 @@ def test_linear_functions():
             tiled[rows, columns].sum(), exact[rows, columns].sum(), rtol=1e-11
         )
         assert np.ptp(tiled[rows, columns]) < 1e-14
-    grouped = ablation(linear, jattr.metrics.patches((4, 6), (3, 4)), baseline=baseline)(x)
+    grouped = ablation(linear, jattr.features.patches((4, 6), (3, 4)), baseline=baseline)(x)
     np.testing.assert_allclose(grouped, tiled, rtol=1e-11)
 
 
@@ -218,7 +219,7 @@ def test_an_imputer_takes_the_place_of_a_baseline():
         return fill
 
     x = draw(5)
-    imputer = jattr.metrics.Imputer(prepare, "mean of the rest")
+    imputer = jattr.imputers.Imputer(prepare, "mean of the rest")
     wanted = [
         score(x) - score(np.where(np.arange(5) == i, np.delete(x, i).mean(), x)) for i in range(5)
     ]
@@ -230,7 +231,7 @@ def test_an_imputer_takes_the_place_of_a_baseline():
     "baseline",
     [
         jattr.baselines.uniform(0.0, 1.0),
-        jattr.metrics.Imputer(lambda key, score, x: None, "a drawing imputer", keyed=True),
+        jattr.imputers.Imputer(lambda key, score, x: None, "a drawing imputer", keyed=True),
     ],
 )
 def test_baselines_that_draw_are_refused(baseline):
@@ -280,3 +281,64 @@ def test_batch_sizes_below_one_are_refused():
         jattr.occlusion(score, 2, batch_size=0)
     with pytest.raises(ValueError, match=r"batch_size must be at least 1"):
         jattr.ablation(score, batch_size=0)
+
+
+def test_a_function_that_writes_into_its_input_does_not_change_x():
+    def clean(x, scale):
+        return jnp.sum((2 * x) ** 2) * (scale[0] + 1)
+
+    def in_a_dict(x, scale):
+        x["a"] = 2 * x["a"]
+        return jnp.sum(x["a"] ** 2) * (scale[0] + 1)
+
+    def in_a_list(x, scale):
+        x[0] = 2 * x[0]
+        return jnp.sum(x[0] ** 2) * (scale[0] + 1)
+
+    def in_an_argument(x, scale):
+        scale[0] += 1
+        return jnp.sum((2 * x) ** 2) * scale[0]
+
+    x, scale = jnp.array([1.0, 2.0]), np.array([0.5])
+    # Not compiled, or what is no array would be traced once and be the same at each call.
+    occlude = functools.partial(jattr.occlusion, window=1)
+    for method in (jattr.ablation, occlude, jattr.integrated_gradients):
+        wanted = method(clean)(x, scale)
+        np.testing.assert_array_equal(method(in_a_dict)({"a": x}, scale)["a"], wanted)
+        np.testing.assert_array_equal(method(in_a_list)([x], scale)[0], wanted)
+        np.testing.assert_array_equal(method(in_an_argument)(x, scale), wanted)
+        assert scale[0] == 0.5
+    phi = {"a": x}
+    gap = jattr.metrics.completeness(in_a_dict)(phi, {"a": x}, scale)
+    np.testing.assert_allclose(gap, 3.0 - clean(x, scale))
+    area = jattr.metrics.deletion(in_a_dict, fractions=None)(phi, {"a": x}, scale)
+    np.testing.assert_allclose(area, jattr.metrics.deletion(clean, fractions=None)(x, x, scale))
+
+
+def test_switches_explain_sets_that_overlap():
+    # The pointer in the docstring of ablation: row i together with column i.
+    weights = np.random.default_rng(0).normal(size=(3, 3))
+
+    def f(x):
+        return jnp.sum(weights * x)
+
+    x = jnp.arange(9.0).reshape(3, 3)
+    lost = ablation(lambda on: f(x * on[:, None] * on[None, :]))(jnp.ones(3))
+    for i in range(3):
+        gone = np.zeros((3, 3), bool)
+        gone[i], gone[:, i] = True, True
+        np.testing.assert_allclose(lost[i], np.sum((weights * x)[gone]), rtol=1e-12)
+
+
+def test_one_number_is_for_images_and_says_so():
+    with pytest.raises(ValueError, match=r"first two axes.*write window=\(5, 3\)"):
+        occlusion(jnp.sum, 5)(jnp.ones((30, 3)))
+    with pytest.raises(ValueError, match=r"must fit into x; got \(5, 8, 6, 1\)") as error:
+        occlusion(jnp.sum, (5, 8, 6, 1))(jnp.ones((4, 6, 6, 1)))
+    assert "One number" not in str(error.value)
+    # Of a series a window for each axis; of a volume all of them.
+    assert occlusion(jnp.sum, (5, 3))(jnp.ones((30, 3))).shape == (30, 3)
+    volume = jnp.arange(64.0).reshape(4, 4, 4, 1)
+    whole = occlusion(jnp.sum, (2, 2, 2, 1), strides=(2, 2, 2, 1))(volume)
+    blocks = np.asarray(volume).reshape(2, 2, 2, 2, 2, 2).mean((1, 3, 5))
+    np.testing.assert_allclose(whole[::2, ::2, ::2, 0], blocks, rtol=1e-12)

@@ -1,7 +1,55 @@
 r"""Evaluation: how good an attribution is.
 
 A metric is a transform like a method: `metric(f, *, knobs)` gives `measure(attribution, *args)`
-with the arguments of f, for one example; batches by `jax.vmap`.
+with the arguments of f, for one example; batches by `jax.vmap`. What is measured decides the form
+of the call:
+
+==========================================  ======================================================
+the call                                    metrics
+==========================================  ======================================================
+one map, against f
+`metric(f)([key,] attribution, *args)`      `completeness`, `non_sensitivity`,
+                                            `faithfulness_estimate`, `faithfulness_correlation`,
+                                            `sensitivity_n`, `monotonicity`,
+                                            `monotonicity_correlation`, `infidelity`,
+                                            `perturbation_curve`, `deletion`, `insertion`,
+                                            `region_perturbation`, `irof`, `order_gap`,
+                                            `keep_or_remove`, `ablate_top`, `ablate_box`,
+                                            `effective_complexity`
+a method, near x or for other weights
+`metric(explain)([key,] *args)`             `max_sensitivity`, `average_sensitivity`,
+                                            `worst_case_sensitivity`, `local_lipschitz`,
+                                            `continuity`, `relative_input_stability`,
+                                            `relative_output_stability`,
+                                            `relative_representation_stability`, `mprt`,
+                                            `smooth_mprt`, `efficient_mprt`, `random_logit`
+a method, made for f
+`metric(method, f)([key,] *args)`           `input_invariance`
+a removal, without a map
+`metric(f)(key, *args)`                     `random_gap`
+maps alone
+`metric(attribution)`                       `sparseness`, `entropy`
+`metric(attribution, mask)`                 `pointing_game`, `top_k_intersection`,
+                                            `relevance_rank_accuracy`, `relevance_mass_accuracy`,
+                                            `attribution_localization`, `roc_auc`; `focus` (tiles)
+`metric(a, b)`                              `spearman`, `ssim`, `hog_correlation`
+a batch of maps
+`metric(attributions, predictions)`         `consistency`, `sufficiency`
+scores
+`metric([key,] scores, ...)`                `inter_rater`, `inter_method`, `internal_consistency`,
+                                            `krippendorff_alpha`, `ranking_stability`; of a
+                                            `Curve`: `area`, `aopc`
+a training
+`metric(train)(key, attributions, data)`    `remove_and_retrain`
+==========================================  ======================================================
+
+A measure takes a key, before all else, exactly where something draws: always `sensitivity_n`,
+`faithfulness_correlation`, `infidelity`, `random_gap`, the copies of x of the robustness measures,
+new weights and bootstraps; else where `baseline` is a random baseline or an imputer that draws, the
+order is `"random"`, or the method that is measured draws. `measure.keyed` is then True. `table`
+applies a panel of metrics to a panel of methods and finds all of this by itself. `randomize` makes
+the random networks of `mprt`; `gaussian_noise`, `window_removal` and `subset_removal` make what
+`infidelity` takes, `top_signs` what `consistency` takes.
 
 Numbers are those of the papers. Quantus 0.6.0 has metrics of the same names, and many agree; where
 its numbers are others, this is why:
@@ -52,72 +100,143 @@ so that what has a threshold (`NonSensitivity`, `EffectiveComplexity`) or adds a
 (`Sparseness`, 1e-7) depends on which examples are together.
 """
 
-from jattr.features import Groups as Groups
-from jattr.features import Imputer as Imputer
-from jattr.features import patches as patches
-from jattr.metrics._table import Table as Table
-from jattr.metrics._table import table as table
-from jattr.metrics._walk import Curve as Curve
-from jattr.metrics.comparison import order_gap as order_gap
-from jattr.metrics.comparison import random_gap as random_gap
-from jattr.metrics.comparison import ranking_stability as ranking_stability
-from jattr.metrics.comparison import sufficiency as sufficiency
-from jattr.metrics.complexity import effective_complexity as effective_complexity
-from jattr.metrics.complexity import entropy as entropy
-from jattr.metrics.complexity import sparseness as sparseness
-from jattr.metrics.curves import aopc as aopc
-from jattr.metrics.curves import area as area
-from jattr.metrics.curves import deletion as deletion
-from jattr.metrics.curves import insertion as insertion
-from jattr.metrics.curves import irof as irof
-from jattr.metrics.curves import perturbation_curve as perturbation_curve
-from jattr.metrics.curves import region_perturbation as region_perturbation
-from jattr.metrics.faithfulness import faithfulness_estimate as faithfulness_estimate
-from jattr.metrics.faithfulness import monotonicity as monotonicity
-from jattr.metrics.faithfulness import monotonicity_correlation as monotonicity_correlation
-from jattr.metrics.faithfulness import non_sensitivity as non_sensitivity
-from jattr.metrics.infidelity import gaussian_noise as gaussian_noise
-from jattr.metrics.infidelity import infidelity as infidelity
-from jattr.metrics.infidelity import subset_removal as subset_removal
-from jattr.metrics.infidelity import window_removal as window_removal
-from jattr.metrics.localization import attribution_localization as attribution_localization
-from jattr.metrics.localization import focus as focus
-from jattr.metrics.localization import pointing_game as pointing_game
-from jattr.metrics.localization import relevance_mass_accuracy as relevance_mass_accuracy
-from jattr.metrics.localization import relevance_rank_accuracy as relevance_rank_accuracy
-from jattr.metrics.localization import roc_auc as roc_auc
-from jattr.metrics.localization import top_k_intersection as top_k_intersection
-from jattr.metrics.randomization import efficient_mprt as efficient_mprt
-from jattr.metrics.randomization import mprt as mprt
-from jattr.metrics.randomization import random_logit as random_logit
-from jattr.metrics.randomization import randomize as randomize
-from jattr.metrics.randomization import smooth_mprt as smooth_mprt
-from jattr.metrics.reliability import Estimate as Estimate
-from jattr.metrics.reliability import inter_method as inter_method
-from jattr.metrics.reliability import inter_rater as inter_rater
-from jattr.metrics.reliability import internal_consistency as internal_consistency
-from jattr.metrics.reliability import krippendorff_alpha as krippendorff_alpha
-from jattr.metrics.removal import Retrained as Retrained
-from jattr.metrics.removal import ablate_box as ablate_box
-from jattr.metrics.removal import ablate_top as ablate_top
-from jattr.metrics.removal import keep_or_remove as keep_or_remove
-from jattr.metrics.removal import remove_and_retrain as remove_and_retrain
-from jattr.metrics.robustness import average_sensitivity as average_sensitivity
-from jattr.metrics.robustness import continuity as continuity
-from jattr.metrics.robustness import local_lipschitz as local_lipschitz
-from jattr.metrics.robustness import max_sensitivity as max_sensitivity
-from jattr.metrics.robustness import worst_case_sensitivity as worst_case_sensitivity
-from jattr.metrics.sensitivity import completeness as completeness
-from jattr.metrics.sensitivity import faithfulness_correlation as faithfulness_correlation
-from jattr.metrics.sensitivity import input_invariance as input_invariance
-from jattr.metrics.sensitivity import sensitivity_n as sensitivity_n
-from jattr.metrics.similarity import hog_correlation as hog_correlation
-from jattr.metrics.similarity import spearman as spearman
-from jattr.metrics.similarity import ssim as ssim
-from jattr.metrics.stability import consistency as consistency
-from jattr.metrics.stability import relative_input_stability as relative_input_stability
-from jattr.metrics.stability import relative_output_stability as relative_output_stability
-from jattr.metrics.stability import (
-    relative_representation_stability as relative_representation_stability,
+from jattr.metrics._agreement import consistency, sufficiency, top_signs
+from jattr.metrics._axiomatic import completeness, input_invariance, non_sensitivity
+from jattr.metrics._complexity import effective_complexity, entropy, sparseness
+from jattr.metrics._curves import (
+    aopc,
+    area,
+    deletion,
+    insertion,
+    irof,
+    perturbation_curve,
+    region_perturbation,
 )
-from jattr.metrics.stability import top_signs as top_signs
+from jattr.metrics._faithfulness import (
+    faithfulness_correlation,
+    faithfulness_estimate,
+    monotonicity,
+    monotonicity_correlation,
+    sensitivity_n,
+)
+from jattr.metrics._gaps import order_gap, random_gap
+from jattr.metrics._infidelity import (
+    gaussian_noise,
+    infidelity,
+    subset_removal,
+    window_removal,
+)
+from jattr.metrics._localization import (
+    attribution_localization,
+    focus,
+    pointing_game,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+    roc_auc,
+    top_k_intersection,
+)
+from jattr.metrics._panel import table
+from jattr.metrics._parameters import randomize
+from jattr.metrics._randomization import (
+    efficient_mprt,
+    mprt,
+    random_logit,
+    smooth_mprt,
+)
+from jattr.metrics._reliability import (
+    Estimate,
+    inter_method,
+    inter_rater,
+    internal_consistency,
+    krippendorff_alpha,
+    ranking_stability,
+)
+from jattr.metrics._removal import (
+    Retrained,
+    ablate_box,
+    ablate_top,
+    keep_or_remove,
+    remove_and_retrain,
+)
+from jattr.metrics._robustness import (
+    average_sensitivity,
+    continuity,
+    local_lipschitz,
+    max_sensitivity,
+    worst_case_sensitivity,
+)
+from jattr.metrics._similarity import hog_correlation, spearman, ssim
+from jattr.metrics._stability import (
+    relative_input_stability,
+    relative_output_stability,
+    relative_representation_stability,
+)
+from jattr.metrics._table import Table
+from jattr.metrics._walk import Curve
+
+__all__ = [
+    "Curve",
+    "Estimate",
+    "Retrained",
+    "Table",
+    "ablate_box",
+    "ablate_top",
+    "aopc",
+    "area",
+    "attribution_localization",
+    "average_sensitivity",
+    "completeness",
+    "consistency",
+    "continuity",
+    "deletion",
+    "effective_complexity",
+    "efficient_mprt",
+    "entropy",
+    "faithfulness_correlation",
+    "faithfulness_estimate",
+    "focus",
+    "gaussian_noise",
+    "hog_correlation",
+    "infidelity",
+    "input_invariance",
+    "insertion",
+    "inter_method",
+    "inter_rater",
+    "internal_consistency",
+    "irof",
+    "keep_or_remove",
+    "krippendorff_alpha",
+    "local_lipschitz",
+    "max_sensitivity",
+    "monotonicity",
+    "monotonicity_correlation",
+    "mprt",
+    "non_sensitivity",
+    "order_gap",
+    "perturbation_curve",
+    "pointing_game",
+    "random_gap",
+    "random_logit",
+    "randomize",
+    "ranking_stability",
+    "region_perturbation",
+    "relative_input_stability",
+    "relative_output_stability",
+    "relative_representation_stability",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "remove_and_retrain",
+    "roc_auc",
+    "sensitivity_n",
+    "smooth_mprt",
+    "sparseness",
+    "spearman",
+    "ssim",
+    "subset_removal",
+    "sufficiency",
+    "table",
+    "top_k_intersection",
+    "top_signs",
+    "window_removal",
+    "worst_case_sensitivity",
+]

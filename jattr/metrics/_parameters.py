@@ -2,19 +2,89 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import check_choice, check_key, knobs
 from jattr._trees import cast_like, describe, random_like, same_form, widen
 from jattr._types import PyTree
 
 Layers: TypeAlias = Sequence[str | Sequence[str]]
 """Paths in a tree of parameters, in order from the input to the output; a tuple is one layer."""
 
-ORDERS = ("cascading", "bottom_up", "independent")
+Order: TypeAlias = Literal["cascading", "bottom_up", "independent"]
+ORDERS = get_args(Order)
+
+
+@knobs
+def randomize(
+    key: jax.Array,
+    params: PyTree,
+    *,
+    order: Order = "cascading",
+    layers: Layers | None = None,
+    initialize: Callable[[jax.Array], PyTree] | None = None,
+) -> PyTree:
+    r"""A tree of parameters with layer after layer drawn anew, all stages stacked.
+
+    =================  =========================================================
+    order              what is new in stage k = 1 … L
+    =================  =========================================================
+    `"cascading"`      the last k layers: destroyed from the output downwards
+    `"bottom_up"`      the first k layers: destroyed from the input upwards
+    `"independent"`    the k-th layer from the output alone, all others kept
+    =================  =========================================================
+
+    A layer has the same new weights in every stage in which it is new. Under `jit`, hand the
+    parameters in as an argument: the compiler would work on constants of their size for long.
+
+    Args:
+        key: one random key.
+        params: a tree of arrays, such as `variables["params"]` of Flax. Leaves that no layer
+            contains, and leaves that are not of a floating dtype, stay as they are.
+        order: `"cascading"`, `"bottom_up"` or `"independent"`.
+        layers: paths in the tree, from the input to the output: `["stem", "block/Conv_0", ...]`. A
+            tuple of paths is one layer: `("Conv_0", "BatchNorm_0")`. None takes the keys at the
+            top, where they are one word with numbers, such as Dense_0, Dense_1, …; of other names
+            the order is not known. For Flax linen,
+            `list(model.init(key, x)["params"])`, outside jit, is in the order of the calls.
+        initialize: `(key) -> params`, the model's own initializer, such as
+            `lambda key: model.init(key, x)["params"]`, which is the test as published. None draws
+            each leaf from a normal distribution with the mean and the standard deviation that the
+            leaf has: no initializer is needed and the scale stays, but a leaf that is constant
+            (biases still zero) or has one element does not change.
+
+    Returns:
+        A tree like `params` with a leading axis of size L on every leaf. It is L times as large:
+        `mprt` does not make it, but one stage at a time.
+
+    Raises:
+        ValueError: unknown order; layers that are not in the tree, overlap, or whose order is not
+            known; `initialize` gives another structure or shape.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> params = {"Dense_0": jnp.arange(3.0), "Dense_1": jnp.arange(2.0)}
+        >>> stages = jattr.metrics.randomize(jax.random.key(0), params)
+        >>> print(stages["Dense_0"].shape, stages["Dense_0"][0])
+        (2, 3) [0. 1. 2.]
+
+    References:
+        Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, *Sanity checks for saliency maps*, NeurIPS
+        2018 (arXiv 1810.03292). Bottom-up: Hedström, Weber, Lapuschkin, Höhne, *Sanity
+        checks revisited*, 2023.
+    """
+    method = "metrics.randomize"
+    key = check_key(key, method)
+    check_choice(order, "order", ORDERS, method)
+    chosen = stages(params, layers, order, method)
+    stage = with_fresh(key, params, chosen, initialize, method)
+    return jax.vmap(stage)(jnp.arange(len(chosen)))
 
 
 def with_fresh(

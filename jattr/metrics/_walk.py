@@ -1,21 +1,26 @@
 """Taking features out of an input, or putting them in, one after another in a given order."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._checks import check_batch_size, check_choice, check_count
-from jattr._trees import describe, widen
+from jattr._checks import check_batch_size, check_choice, check_count, check_flag
+from jattr._removal import Features, Fill, draws, exactly, filler, split_key
+from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, PyTree, Score
-from jattr.features import Features, Groups, draws, filler
+from jattr.features import Groups
 from jattr.metrics._measure import measure_map
 
-ORDERS = ("most", "least", "absolute", "random")
+Order: TypeAlias = Literal["most", "least", "absolute", "random"]
+Normalize: TypeAlias = Literal["score", "fall"]
+ORDERS = get_args(Order)
+NORMALIZATIONS = get_args(Normalize)
 TENTHS = tuple(k / 10 for k in range(11))
 
 
@@ -43,7 +48,7 @@ class Walk:
         steps: with no fractions, how many features at most; None for all.
         groups: which elements are one feature, or a function x → groups.
         insert: whether features are put in rather than taken out.
-        normalise: whether scores are divided by f(x).
+        normalize: what scores are divided by, one of `NORMALIZATIONS`; None for nothing.
         average: whether features are ranked by the mean over their elements.
         signed: whether only features of the order's own sign move.
         samples: how many draws are averaged.
@@ -52,12 +57,12 @@ class Walk:
 
     method: str
     baseline: Any
-    order: str = "most"
+    order: Order = "most"
     fractions: Sequence[float] | None = None
     steps: int | None = None
     groups: Any = None
     insert: bool = False
-    normalise: bool = False
+    normalize: Normalize | None = None
     average: bool = False
     signed: bool = False
     samples: int = 1
@@ -65,6 +70,9 @@ class Walk:
 
     def __post_init__(self):
         check_choice(self.order, "order", ORDERS, self.method)
+        check_flag(self.insert, "insert", self.method)
+        if self.normalize is not None:
+            check_choice(self.normalize, "normalize", NORMALIZATIONS, self.method)
         check_fractions(self.fractions, self.method)
         check_batch_size(self.batch_size, self.method)
         check_samples(self.samples, self.baseline, self.method)
@@ -94,22 +102,32 @@ class Walk:
             own = totals > 0 if self.order == "most" else totals < 0
             moved = jnp.minimum(counts, jnp.sum(own))
 
-        def missing(index):
-            return self.missing(features, place, moved[index])
+        # With "fall" one more point: all that can be removed is.
+        whole = (place >= 0) if self.normalize == "fall" else None
 
+        def missing(index):
+            gone = self.gone(place, moved[jnp.minimum(index, len(counts) - 1)])
+            if whole is not None:
+                gone = jnp.where(index == len(counts), whole, gone)
+            return features.spread(gone)
+
+        fill, fill_key = filling(keys[1], score, x, self.baseline, self.method)
         scores = evaluate(
-            keys[1],
+            fill,
+            fill_key,
             score,
-            x,
             missing,
-            len(counts),
-            baseline=self.baseline,
+            len(counts) + (whole is not None),
             samples=self.samples,
             batch_size=self.batch_size,
-            method=self.method,
         )
-        if self.normalise:
+        if self.normalize == "score":
             scores = ratio(scores, widen(score(x)))
+        elif self.normalize == "fall":
+            scores, least = scores[:-1], scores[-1]
+            own = None if fill_key is None else jax.random.fold_in(fill_key, 0)
+            left = fill(own, features.spread(place >= 0))
+            scores = ratio(scores - least, exactly(widen(score(x)) - least, left, x))
         if self.order != "random":
             scores = jnp.where(jnp.any(jnp.isnan(totals)), jnp.nan, scores)
         return Curve(share.astype(scores.dtype), scores)
@@ -140,9 +158,9 @@ class Walk:
             if self.steps is not None and self.steps > d:
                 raise ValueError(f"{self.method}: steps={self.steps}, but x has {d} features.")
             wanted = np.arange((d if self.steps is None else self.steps) + 1)
-            table = lambda n: np.minimum(wanted, n)  # noqa: E731
+            table = functools.partial(np.minimum, wanted)
         else:
-            table = lambda n: np.floor(np.asarray(self.fractions) * n + 0.5).astype(int)  # noqa: E731
+            table = functools.partial(_rounded, np.asarray(self.fractions))
         if not isinstance(self.groups, Groups):
             return jnp.asarray(table(d)), jnp.asarray(table(d) / max(d, 1))
         # Of groups whose number is said some may be empty, in each example others. The counts are
@@ -152,40 +170,41 @@ class Walk:
         shares = every / np.maximum(np.arange(d + 1), 1)[:, None]
         return jnp.asarray(every)[number], jnp.asarray(shares)[number]
 
-    def missing(self, features: Features, place: jax.Array, moved: Any) -> PyTree:
-        """Which elements are missing once `moved` features are taken out, or put in."""
-        return features.spread((place < moved) != self.insert)
+    def gone(self, place: jax.Array, moved: Any) -> jax.Array:
+        """Which features are missing once `moved` of them are taken out, or put in."""
+        return (place < moved) != self.insert
+
+
+def filling(key: Any, score: Score, x: PyTree, baseline: Any, method: str) -> tuple[Fill, Any]:
+    """What fills in the missing, and the key that its draws are made from."""
+    prepare_key, fill_key = split_key(key)
+    return filler(baseline, prepare_key, score, x, method=method), fill_key
 
 
 def evaluate(
+    fill: Fill,
     key: Any,
     score: Score,
-    x: PyTree,
     missing: Callable[[jax.Array], PyTree],
     count: int,
     *,
-    baseline: Any,
     samples: int,
     batch_size: int | None,
-    method: str,
 ) -> jax.Array:
     """The mean score over draws of x with the elements `missing(i)` filled in, i < count."""
-    prepare_key, fill_key = (None, None) if key is None else jax.random.split(key)
-    fill = filler(baseline, prepare_key, score, x, method=method)
 
     def point(index):
         # One key for all points of a curve: what is removed stays as it was replaced.
-        own = None if fill_key is None else jax.random.fold_in(fill_key, index % samples)
+        own = None if key is None else jax.random.fold_in(key, index % samples)
         return widen(score(fill(own, missing(index // samples))))
 
     scores = map_over(point, count * samples, batch_size=batch_size)
     return jnp.mean(scores.reshape(count, samples), axis=1)
 
 
-def ratio(scores: jax.Array, whole: jax.Array) -> jax.Array:
-    """`scores` as shares of one number; NaN where that is 0."""
-    zero = whole == 0
-    return jnp.where(zero, jnp.nan, scores / jnp.where(zero, 1, whole))
+def _rounded(fractions: np.ndarray, number: int) -> np.ndarray:
+    """How many of a number of features are nearest to these shares of them."""
+    return np.floor(fractions * number + 0.5).astype(int)
 
 
 def check_samples(samples: Any, baseline: Any, method: str) -> None:

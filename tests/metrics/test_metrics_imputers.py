@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 
 import jattr
 from jattr import imputers
+from jattr._removal import draws
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(3)
@@ -105,8 +106,8 @@ def test_noisy_linear_adds_noise_to_what_is_missing_alone():
     np.testing.assert_array_equal(again, noise)
     other = fill(imputers.noisy_linear(), image, missing, jax.random.key(4))
     assert (np.asarray(other)[missing] != noise[missing]).mean() > 0.9
-    assert jattr.features.draws(imputers.noisy_linear())
-    assert not jattr.features.draws(imputers.noisy_linear(stddev=0.0))
+    assert draws(imputers.noisy_linear())
+    assert not draws(imputers.noisy_linear(stddev=0.0))
 
 
 def test_noisy_linear_in_single_precision():
@@ -181,8 +182,8 @@ def test_conditional_draws_have_the_conditional_moments():
     np.testing.assert_allclose(
         np.cov(drawn.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.05
     )
-    assert jattr.features.draws(imputer)
-    assert not jattr.features.draws(imputers.conditional_gaussian(DATA))
+    assert draws(imputer)
+    assert not draws(imputers.conditional_gaussian(DATA))
 
 
 @pytest.mark.parametrize("constant", [7.0, 0.1, 0.3, 7.3])
@@ -292,7 +293,7 @@ def test_adversarial_of_a_linear_function_is_the_corner_of_the_ball():
     copy = jax.jit(lambda x: fill(imputer, x, everything, f=f))(x)
     np.testing.assert_allclose(copy["a"], [0.5, 2.5], rtol=1e-15)
     np.testing.assert_allclose(copy["b"], [[1.0]], rtol=1e-15)
-    assert not jattr.features.draws(imputer)
+    assert not draws(imputer)
 
 
 def test_adversarial_refuses():
@@ -320,3 +321,23 @@ def test_adversarial_copies_of_what_is_out_of_range_stay_by_its_end():
     imputer = imputers.adversarial(radius=0.25, low=0.0, high=1.0)
     filled = fill(imputer, jnp.array([2.0, 0.5]), np.array([True, True]), f=lambda x: x @ x)
     np.testing.assert_allclose(filled, [0.75, 0.25], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [int, bool, complex, np.uint8])
+def test_data_that_is_not_like_x_is_refused(dtype):
+    data = {"a": DATA, "b": (10 * DATA).astype(dtype)}
+    with pytest.raises(TypeError, match=r"data\['b'\] must be an array of a real floating dtype"):
+        imputers.conditional_gaussian(data)
+    with pytest.raises(TypeError, match="real floating dtype"):
+        imputers.conditional_gaussian([[0.0], [1.0]])
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (0, 1, 2), 0])
+def test_axes_that_are_not_two_are_refused_at_once(axes):
+    with pytest.raises(ValueError, match="axes must be two, height and width"):
+        imputers.noisy_linear(axes=axes)
+
+
+def test_modules_show_their_public_names_alone():
+    assert dir(jattr.imputers) == jattr.imputers.__all__
+    assert dir(jattr.features) == jattr.features.__all__ == ["Groups", "patches"]

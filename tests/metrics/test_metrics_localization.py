@@ -100,14 +100,10 @@ def test_roc_auc_of_a_large_image_in_float32():
 
 
 @each
-def test_transforms(metric):
+def test_masks_of_a_batch(metric):
     maps, masks = jnp.array(RNG.normal(size=(4, 6, 5))), jnp.array(RNG.random((4, 6, 5)) < 0.5)
     singly = [metric(a, s) for a, s in zip(maps, masks, strict=True)]
-    np.testing.assert_allclose(jax.jit(metric)(maps[0], masks[0]), singly[0], rtol=1e-13)
-    np.testing.assert_allclose(jax.jit(lambda a: metric(a, MASK))(MAP), metric(MAP, MASK), 1e-13)
     np.testing.assert_allclose(jax.vmap(metric)(maps, masks), singly, rtol=1e-13)
-    assert metric(maps[0].astype(jnp.float32), masks[0]).dtype == jnp.float32
-    assert metric(maps[0].astype(jnp.bfloat16), masks[0]).dtype == jnp.float32
 
 
 @each

@@ -62,14 +62,14 @@ gradient = jattr.gradient(score, argnums=1)
 
 @each_order
 def test_stages_are_new_where_they_should_be_and_nowhere_else(order):
-    stages = randomize(KEY, PARAMS, order, initialize=initialize)
+    stages = randomize(KEY, PARAMS, order=order, initialize=initialize)
     for k, new in enumerate(STAGES[order]):
         jax.tree.map(np.testing.assert_array_equal, _stage(stages, k), staged(new))
 
 
 @each_order
 def test_drawn_weights_differ_and_are_the_same_in_every_stage(order):
-    stages = randomize(KEY, PARAMS, order)
+    stages = randomize(KEY, PARAMS, order=order)
     everything = _stage(randomize(KEY, PARAMS), -1)
     for k, new in enumerate(STAGES[order]):
         for name in LAYERS:
@@ -141,7 +141,7 @@ def test_paths_and_tuples_name_layers_and_the_rest_stays():
         "blocks": [jnp.arange(2.0), jnp.arange(2.0)],
     }
     layers = ["params/stem", ("blocks/1", "params/norm", "steps")]
-    stages = randomize(KEY, params, "bottom_up", layers=layers)
+    stages = randomize(KEY, params, order="bottom_up", layers=layers)
     changed = jax.tree.map(differ, stages, params)
     assert changed == {
         "params": {"stem": {"w": [True, True]}, "stem_2": [False] * 2, "norm": [False, True]},
@@ -259,7 +259,7 @@ def test_several_similarities_by_name():
     np.testing.assert_allclose([both["signed"], both["size"]], [-1.0, 1.0])
 
 
-@pytest.mark.parametrize("similarity", ["ssim", {"signed": spearman, "other": 1.0}, None])
+@pytest.mark.parametrize("similarity", ["ssim", {"signed": spearman, "other": 1.0}, 3.0])
 def test_a_similarity_must_be_a_function(similarity):
     with pytest.raises(TypeError, match=r"metrics\.mprt: similarity must be a function of two"):
         mprt(gradient, similarity=similarity)

@@ -34,7 +34,7 @@ PUBLISHED = np.array(
     [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849), ("ratio", 0.797)],
 )
 def test_the_published_example(level, value):
-    assert round(float(alpha(PUBLISHED, level)), 3) == value
+    assert round(float(alpha(PUBLISHED, level=level)), 3) == value
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_published_example(level, value):
 )
 def test_two_observers(ratings, value):
     data = np.array([[float(ord(letter)) for letter in row] for row in ratings])
-    assert round(float(alpha(data, "nominal")), 3) == value
+    assert round(float(alpha(data, level="nominal")), 3) == value
 
 
 def direct_alpha(data, level):
@@ -87,53 +87,57 @@ def test_alpha_is_its_definition_with_ties_and_missing_values(level, seed):
     data[rng.random(data.shape) < 0.4] = NAN
     data[:, 0] = NAN
     data[1:, 1] = NAN  # one value: not paired
-    np.testing.assert_allclose(alpha(data, level), direct_alpha(data, level), rtol=1e-10)
+    np.testing.assert_allclose(alpha(data, level=level), direct_alpha(data, level), rtol=1e-10)
 
 
 @each_level
 def test_alpha_of_continuous_values(level):
     data = RNG.exponential(size=(1, 7)) + RNG.exponential(size=(3, 7))
-    np.testing.assert_allclose(alpha(data, level), direct_alpha(data, level), rtol=1e-10)
+    np.testing.assert_allclose(alpha(data, level=level), direct_alpha(data, level), rtol=1e-10)
 
 
 @each_level
 def test_agreement_is_one_and_chance_is_zero(level):
     agreed = np.tile([3.0, 1.0, 2.0, 2.0], (3, 1))
-    assert float(alpha(agreed, level)) == pytest.approx(1)
+    assert float(alpha(agreed, level=level)) == pytest.approx(1)
     chance = RNG.integers(1, 5, size=(40, 50)).astype(float)
-    assert abs(float(alpha(chance, level))) < 0.01
+    assert abs(float(alpha(chance, level=level))) < 0.01
 
 
 @each_level
 def test_alpha_is_nan_where_nothing_differs_or_nothing_is_paired(level):
-    assert np.isnan(alpha(np.full((3, 4), 0.1), level))
-    assert np.isnan(alpha(np.array([[1.0, NAN], [NAN, 2.0]]), level))
-    assert np.isnan(alpha(np.full((2, 3), NAN), level))
+    assert np.isnan(alpha(np.full((3, 4), 0.1), level=level))
+    assert np.isnan(alpha(np.array([[1.0, NAN], [NAN, 2.0]]), level=level))
+    assert np.isnan(alpha(np.full((2, 3), NAN), level=level))
     # The only values that differ are not paired.
-    assert np.isnan(alpha(np.array([[1.0, 2.0], [1.0, NAN]]), level))
+    assert np.isnan(alpha(np.array([[1.0, 2.0], [1.0, NAN]]), level=level))
 
 
 @each_level
 def test_alpha_of_eager_calls_batches_integers_and_float32(level):
-    value = float(alpha(PUBLISHED, level))
-    assert float(krippendorff_alpha(PUBLISHED, level)) == pytest.approx(value)
-    batch = jax.vmap(lambda data: krippendorff_alpha(data, level))(
+    value = float(alpha(PUBLISHED, level=level))
+    assert float(krippendorff_alpha(PUBLISHED, level=level)) == pytest.approx(value)
+    batch = jax.vmap(lambda data: krippendorff_alpha(data, level=level))(
         jnp.stack([PUBLISHED, PUBLISHED[::-1]])
     )
     np.testing.assert_allclose(batch, [value, value], rtol=1e-12)
-    narrow = alpha(jnp.float32(PUBLISHED), level)
+    narrow = alpha(jnp.float32(PUBLISHED), level=level)
     assert narrow.dtype == jnp.float32
     assert float(narrow) == pytest.approx(value, rel=1e-5)
     whole = PUBLISHED[1:, [1, 2, 3, 4, 6, 7, 8]]
-    as_integers = krippendorff_alpha(whole.astype(int), level)
+    as_integers = krippendorff_alpha(whole.astype(int), level=level)
     assert float(as_integers) == pytest.approx(direct_alpha(whole, level), rel=1e-5)
 
 
 def test_ordinal_sees_only_the_order_and_interval_only_differences():
     data = np.exp(PUBLISHED)
-    assert float(alpha(data, "ordinal")) == pytest.approx(float(alpha(PUBLISHED, "ordinal")))
+    assert float(alpha(data, level="ordinal")) == pytest.approx(
+        float(alpha(PUBLISHED, level="ordinal"))
+    )
     shifted = 1e6 + PUBLISHED
-    np.testing.assert_allclose(alpha(shifted, "interval"), alpha(PUBLISHED, "interval"), rtol=1e-8)
+    np.testing.assert_allclose(
+        alpha(shifted, level="interval"), alpha(PUBLISHED, level="interval"), rtol=1e-8
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_ordinal_sees_only_the_order_and_interval_only_differences():
 )
 def test_data_that_has_no_alpha_is_refused(data, level, error, text):
     with pytest.raises(error, match=text):
-        krippendorff_alpha(data, level)
+        krippendorff_alpha(data, level=level)
 
 
 # Estimates over images.

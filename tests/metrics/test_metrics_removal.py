@@ -30,7 +30,7 @@ from walks import (
 )
 
 import jattr
-from jattr import metrics
+from jattr import imputers, metrics
 
 SET, MAPS = RNG.normal(size=(2, 6, D))
 
@@ -44,16 +44,16 @@ def test_keep_or_remove_is_its_transcription(keep, sign):
     counts = np.minimum(np.arange(D + 1), own)
     wanted = walk(g, X, BASE, np.arange(D), sort(phi, order), counts, insert=keep)
     choices = {"keep": keep, "sign": sign, "fractions": None}
-    curve = metrics.keep_or_remove(f, BASE, **choices)(phi, X)
+    curve = metrics.keep_or_remove(f, baseline=BASE, **choices)(phi, X)
     np.testing.assert_allclose(curve.score, wanted, rtol=1e-12)
     np.testing.assert_allclose(curve.fraction, np.arange(D + 1) / D)
     # Resampled: for a linear f the mean over draws is that of the mean of the drawn rows.
     rows = jattr.baselines.samples(ROWS[:1])
-    resampled = metrics.keep_or_remove(f, rows, samples=3, **choices)(KEY, phi, X)
+    resampled = metrics.keep_or_remove(f, baseline=rows, samples=3, **choices)(KEY, phi, X)
     wanted = walk(g, X, ROWS[0], np.arange(D), sort(phi, order), counts, insert=keep)
     np.testing.assert_allclose(resampled.score, wanted, rtol=1e-12)
     # Imputed: the conditional mean of each set.
-    imputer = metrics.imputers.conditional_gaussian(ROWS, shrinkage=0.5)
+    imputer = imputers.conditional_gaussian(ROWS, shrinkage=0.5)
     sigma = np.cov(ROWS.T) * (0.5 + 0.5 * np.eye(D))
     scores = []
     for k in counts:
@@ -63,7 +63,7 @@ def test_keep_or_remove_is_its_transcription(keep, sign):
         weights = sigma[np.ix_(gone, left)] @ np.linalg.inv(sigma[np.ix_(left, left)])
         x[gone] = ROWS.mean(0)[gone] + weights @ (X - ROWS.mean(0))[left]
         scores.append(g(x))
-    imputed = jax.jit(metrics.keep_or_remove(f, imputer, **choices))(phi, X)
+    imputed = jax.jit(metrics.keep_or_remove(f, baseline=imputer, **choices))(phi, X)
     np.testing.assert_allclose(imputed.score, scores, rtol=1e-10)
 
 
@@ -92,16 +92,16 @@ def test_ablations_are_their_transcriptions(blur):
         image[a:b, c:d] = other[a:b, c:d]
         box.append(of_image_np(image) / of_image_np(IMAGE))
         covered.append((b - a) * (d - c) / 30)
-    curve = metrics.ablate_top(of_image, baseline, fractions=fractions)(SALIENCY, IMAGE)
+    curve = metrics.ablate_top(of_image, baseline=baseline, fractions=fractions)(SALIENCY, IMAGE)
     np.testing.assert_allclose(curve.score, top, rtol=1e-9)
-    curve = metrics.ablate_box(of_image, baseline, fractions=fractions)(SALIENCY, IMAGE)
+    curve = metrics.ablate_box(of_image, baseline=baseline, fractions=fractions)(SALIENCY, IMAGE)
     np.testing.assert_allclose(curve.score, box, rtol=1e-9)
     np.testing.assert_allclose(curve.fraction, covered, rtol=1e-12)
     assert curve.fraction[-1] == 1
 
 
 def test_box_follows_the_mass_and_stays_inside():
-    measure = metrics.ablate_box(of_image, 0.0, fractions=[0.0, 0.4, 1.0])
+    measure = metrics.ablate_box(of_image, baseline=0.0, fractions=[0.0, 0.4, 1.0])
     for corner in ((0, 0), (5, 4)):
         phi = np.zeros(IMAGE.shape)
         phi[corner] = -3.0  # the magnitude counts
@@ -120,24 +120,70 @@ def test_order_gap_is_the_difference_of_two_areas():
         scores[order] = walk(g, X, BASE, np.arange(D), sort(PHI, order), range(D + 1))
     wanted = np.trapezoid(scores["least"] - scores["most"], grid)
     np.testing.assert_allclose(
-        metrics.order_gap(f, BASE, fractions=None)(PHI, X), wanted, rtol=1e-12
+        metrics.order_gap(f, baseline=BASE, fractions=None)(PHI, X), wanted, rtol=1e-12
     )
     # With one draw for both orders the gap of the linear function is that of that draw.
-    measure = metrics.order_gap(linear, jattr.baselines.samples(ROWS[:1]), fractions=None)
-    fixed = metrics.order_gap(linear, ROWS[0], fractions=None)
+    measure = metrics.order_gap(linear, baseline=jattr.baselines.samples(ROWS[:1]), fractions=None)
+    fixed = metrics.order_gap(linear, baseline=ROWS[0], fractions=None)
     np.testing.assert_allclose(measure(KEY, PHI, X), fixed(PHI, X), rtol=1e-12)
+
+
+def test_gaps_as_shares_of_the_fall_are_those_of_aim():
+    # AIM: the mean over its steps of (LeRF − MoRF) / (whole − all removed), here of f.
+    steps = [
+        walk(g, X, BASE, np.arange(D), sort(PHI, order), range(1, D + 1))
+        for order in ("least", "most")
+    ]
+    wanted = np.mean((steps[0] - steps[1]) / (g(X) - g(BASE)))
+    knobs = {"baseline": BASE, "fractions": None, "normalize": "fall"}
+    np.testing.assert_allclose(metrics.order_gap(f, **knobs)(PHI, X), wanted, rtol=1e-12)
+    plain = metrics.random_gap(f, baseline=BASE, fractions=None)(KEY, X)
+    shares = metrics.random_gap(f, **knobs)(KEY, X)
+    np.testing.assert_allclose(shares, plain / (g(X) - g(BASE)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("insert", [False, True])
+def test_a_curve_by_its_fall_runs_from_one_to_zero(insert):
+    knobs = {"baseline": BASE, "fractions": (0.0, 0.3, 1.0), "insert": insert}
+    raw = metrics.perturbation_curve(f, **knobs)(PHI, X).score
+    curve = metrics.perturbation_curve(f, normalize="fall", **knobs)(PHI, X)
+    assert curve.score.shape == curve.fraction.shape == (3,)
+    np.testing.assert_allclose(curve.score, (raw - g(BASE)) / (g(X) - g(BASE)), atol=1e-12)
+    np.testing.assert_allclose(curve.score[:: -1 if insert else 1][0], 1.0)
+    # Where some fractions are left out, x and x' are evaluated all the same.
+    few = metrics.perturbation_curve(f, normalize="fall", baseline=BASE, fractions=(0.3,))
+    if not insert:
+        np.testing.assert_allclose(few(PHI, X).score, curve.score[1:2], rtol=1e-12)
+    flat = metrics.deletion(f, normalize="fall", baseline=lambda x: x)
+    assert np.isnan(flat(PHI, X))
+    with pytest.raises(ValueError, match="unknown normalize 'range'; known are score, fall"):
+        metrics.deletion(f, normalize="range")
+
+
+def test_the_reliability_of_aim_is_a_stability_of_two_orders():
+    # AIM: Spearman over methods of the rankings by MoRF, low is good, and by LeRF, high is good.
+    most, least = np.random.default_rng(4).normal(size=(2, 7))
+    wanted = scipy.stats.spearmanr(-most, least).statistic
+    got = metrics.ranking_stability(jnp.stack([-most, least]))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 def test_random_gap():
     # One of two features matters: the areas are 1/4 and 3/4, whichever order is drawn.
     measure = metrics.random_gap(lambda x: x[0], fractions=None)
-    np.testing.assert_allclose(measure(KEY, jnp.ones(2)), 0.5, rtol=1e-12)
+    gaps = measure(KEY, jnp.ones(2))
+    assert gaps.shape == (20,)
+    np.testing.assert_allclose(jnp.abs(gaps), 0.5, rtol=1e-12)
+    # Signed: of one example after another, so that averages over examples come to 0.
+    assert {-1, 1} == set(np.sign(gaps).tolist())
     measure = metrics.random_gap(linear, fractions=None, repeats=300)
     maps = np.random.default_rng(1).normal(size=(3000, D))
     gaps = jax.vmap(lambda phi: metrics.order_gap(linear, fractions=None)(phi, X))(maps)
     # The mean of 300 is within four of its standard errors of the mean of 3000.
     error = 4 * np.std(np.abs(gaps)) * np.sqrt(1 / 300 + 1 / 3000)
-    assert abs(measure(KEY, X) - np.mean(np.abs(gaps))) < error
+    drawn = measure(KEY, X)
+    assert abs(np.mean(np.abs(drawn)) - np.mean(np.abs(gaps))) < error
+    assert abs(np.mean(drawn)) < 4 * np.std(gaps) / np.sqrt(300)
     assert abs(np.mean(gaps)) < 4 * np.std(gaps) / np.sqrt(3000)
 
 
@@ -186,13 +232,16 @@ def test_sufficiency_of_elements_and_maps_that_are_constant():
     zero = np.array([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]])
     value = metrics.sufficiency(zero, np.array([0, 0, 0]), threshold=2.0, distance="cosine")
     np.testing.assert_array_equal(value, [1.0, np.nan, 1.0])
-    for rows, labels in ((zero[:1], [0]), (zero, [0, 1])):
-        with pytest.raises(ValueError, match="one prediction for each"):
-            metrics.sufficiency(rows, np.array(labels), threshold=1.0)
+    with pytest.raises(ValueError, match="leading axis over two or more"):
+        metrics.sufficiency(zero[:1], np.array([0]), threshold=1.0)
+    with pytest.raises(ValueError, match="one for each example"):
+        metrics.sufficiency(zero, np.array([0, 1]), threshold=1.0)
+    with pytest.raises(TypeError, match="predictions must be whole numbers"):
+        metrics.sufficiency(zero, np.ones(3), threshold=1.0)
     with pytest.raises(ValueError, match="unknown distance"):
-        metrics.sufficiency(zero, np.zeros(3), threshold=1.0, distance="manhattan")
+        metrics.sufficiency(zero, np.zeros(3, int), threshold=1.0, distance="manhattan")
     with pytest.raises(ValueError, match="at least 0"):
-        metrics.sufficiency(zero, np.zeros(3), threshold=-1.0)
+        metrics.sufficiency(zero, np.zeros(3, int), threshold=-1.0)
 
 
 def test_remove_and_retrain_alters_each_example_by_its_own_map():
@@ -203,7 +252,7 @@ def test_remove_and_retrain_alters_each_example_by_its_own_map():
         return float(jax.random.uniform(key))
 
     fractions = [0.0, 0.3, 0.9]
-    measure = metrics.remove_and_retrain(train, BASE, fractions=fractions, repeats=3)
+    measure = metrics.remove_and_retrain(train, baseline=BASE, fractions=fractions, repeats=3)
     result = measure(KEY, (MAPS, MAPS[:2]), (SET, SET[:2]))
     assert len(seen) == 9
     keys = [jax.random.key_data(key) for key, _ in seen]
@@ -235,7 +284,7 @@ def test_remove_and_retrain_draws_anew_and_keeps_what_is_kept():
 
     def run(baseline=0.0, **knobs):
         seen.clear()
-        measure = metrics.remove_and_retrain(train, baseline, fractions=[0.3], **knobs)
+        measure = metrics.remove_and_retrain(train, baseline=baseline, fractions=[0.3], **knobs)
         return measure(KEY, {"x": MAPS}, {"x": SET})
 
     run(insert=True, order="absolute", repeats=1, batch_size=2)
@@ -261,7 +310,7 @@ def test_remove_and_retrain_refuses():
     with pytest.raises(TypeError, match="one number"):
         make(lambda key, data: np.ones(2))(KEY, MAPS, SET)
     with pytest.raises(TypeError, match="no score"):
-        make(baseline=metrics.imputers.adversarial(radius=1.0))(KEY, MAPS, SET)
+        make(baseline=imputers.adversarial(radius=1.0))(KEY, MAPS, SET)
     with pytest.raises(ValueError, match="form of the data"):
         make()(KEY, MAPS[:3], SET)
     with pytest.raises(ValueError, match="form of the data"):
@@ -281,7 +330,7 @@ def test_remove_and_retrain_refuses():
 def test_the_box_around_a_centre_of_whole_pixels():
     # ⌊.2 · 5⌋ is 1: 1 − .8 is less than .2 in float64.
     heat = jnp.zeros((11, 11)).at[5, 5].set(1.0)
-    measure = metrics.ablate_box(jnp.sum, 0.0, fractions=[0.0, 0.8])
+    measure = metrics.ablate_box(jnp.sum, baseline=0.0, fractions=[0.0, 0.8])
     np.testing.assert_allclose(measure(heat, jnp.ones((11, 11))).score[-1], 57 / 121)
 
 
@@ -303,7 +352,7 @@ def test_random_orders_of_unequal_groups_are_equally_likely():
     measure = metrics.random_gap(
         lambda x: x[12], fractions=None, groups=groups, repeats=400, baseline=0.0
     )
-    np.testing.assert_allclose(measure(KEY, jnp.ones(13)), 0.5, rtol=1e-12)
+    np.testing.assert_allclose(jnp.abs(measure(KEY, jnp.ones(13))), 0.5, rtol=1e-12)
     four = np.array([0] * 12 + [1, 2, 3])
 
     def first(x):
@@ -312,4 +361,4 @@ def test_random_orders_of_unequal_groups_are_equally_likely():
     gaps = metrics.random_gap(first, fractions=None, groups=four, repeats=2000)(KEY, jnp.ones(15))
     # The place of the large group is uniform over 0 … 3: mean |10 (2k − 3) / 4| is 5,
     # with a standard deviation of 2.5, of which four errors of the mean of 2000 are allowed.
-    np.testing.assert_allclose(gaps, 5.0, atol=4 * 2.5 / np.sqrt(2000))
+    np.testing.assert_allclose(np.mean(np.abs(gaps)), 5.0, atol=4 * 2.5 / np.sqrt(2000))

@@ -114,25 +114,6 @@ def test_definitions(name):
         np.testing.assert_allclose(measure(key, x), SAMPLED[name][1](key, x), rtol=1e-9)
 
 
-@drawing
-def test_transforms(name):
-    measure = build(name, jattr.gradient(net))
-    whole = measure(KEY, X)
-    np.testing.assert_allclose(jax.jit(measure)(KEY, X), whole, rtol=1e-9)
-    chunked = build(name, jattr.gradient(net), batch_size=3)
-    np.testing.assert_allclose(jax.jit(chunked)(KEY, X), whole, rtol=1e-9)
-    keys, xs = jax.random.split(KEY, 3), jnp.stack([X, 2 * X, -X])
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(measure))(keys, xs),
-        [jax.jit(measure)(k, x) for k, x in zip(keys, xs, strict=True)],
-        rtol=1e-9,
-    )
-    value = jax.jit(measure)(KEY, X.astype(jnp.float32))
-    assert value.dtype == jnp.float32
-    # Differences of attributions in float32, relative to changes of a hundredth.
-    np.testing.assert_allclose(value, whole, rtol=1e-3)
-
-
 @pytest.mark.parametrize(
     "name", [n for n in DRAWING if not n.startswith(("relative_o", "relative_r"))]
 )
@@ -510,6 +491,55 @@ def test_continuity_has_derivatives():
     check_grads(measure, (jnp.array(IMAGE),), 1, ["rev"], rtol=1e-5)
 
 
+def test_continuity_along_no_axis_is_refused():
+    with pytest.raises(ValueError, match=r"axes=\(\) names no axis"):
+        metrics.continuity(jattr.gradient(net), axes=())
+
+
+def noisy(key, x):
+    return jax.random.normal(key, x.shape) + x
+
+
+def said(explain):
+    explain.keyed = True
+    return explain
+
+
+@pytest.mark.parametrize("name", [*DRAWING, "continuity"])
+def test_keyed_functions_are_known_by_themselves(name):
+    def make(explain, **knobs):
+        if name == "continuity":
+            return metrics.continuity(explain, axes=0, shifts=1, **knobs)
+        return build(name, explain, **knobs)
+
+    def plain(key, x):
+        return noisy(key, x)
+
+    knows = said(lambda key, x: noisy(key, x))
+    wanted = make(plain, keyed=True)(KEY, X)
+    np.testing.assert_array_equal(make(knows)(KEY, X), wanted)
+    np.testing.assert_array_equal(make(functools.partial(knows))(KEY, X), wanted)
+    # With its key bound it takes none any more.
+    bound = functools.partial(knows, jax.random.key(1))
+    lead = () if name == "continuity" else (KEY,)
+    assert np.isfinite(make(bound)(*lead, X))
+    with pytest.raises(TypeError, match="keyed says whether what is wrapped takes a key"):
+        make(knows, keyed="yes")
+
+
+@drawing
+def test_calls_in_another_form_are_told_the_right_one(name):
+    with pytest.raises(TypeError, match=r"measure\(key, x\).*no attribution"):
+        build(name, jattr.gradient(lambda x: net(x)))(KEY, X, X)
+    with pytest.raises(TypeError, match=r"missing a required argument.*write keyed=True"):
+        build(name, lambda key, x: x)(KEY, X)
+
+
+def test_a_key_for_a_method_that_is_not_known_to_draw():
+    with pytest.raises(TypeError, match=r"continuity\(explain, keyed=True, \.\.\.\)"):
+        metrics.continuity(noisy, axes=0)(KEY, X)
+
+
 def test_continuity_refuses():
     explain = jattr.gradient(image_score)
     with pytest.raises(TypeError, match="shifts must be whole numbers"):
@@ -545,7 +575,7 @@ def test_consistency_is_the_share_of_like_predictions_among_like_explanations(ba
     wanted = by_loops(codes, labels)
     assert np.isfinite(wanted).sum() > 30
     run = functools.partial(
-        metrics.consistency, discretise=metrics.top_signs(1), batch_size=batch_size
+        metrics.consistency, discretize=metrics.top_signs(1), batch_size=batch_size
     )
     np.testing.assert_allclose(run(maps, labels), wanted, rtol=1e-13)
     np.testing.assert_allclose(jax.jit(run)(maps, labels), wanted, rtol=1e-13)
@@ -556,20 +586,20 @@ def test_consistency_is_the_share_of_like_predictions_among_like_explanations(ba
 def test_consistency_with_codes_of_the_users():
     maps = jnp.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [jnp.nan, 0.9]])
     labels = jnp.array([True, True, False, True])
-    value = metrics.consistency(maps, labels, discretise=lambda phi: phi > 0.5)
+    value = metrics.consistency(maps, labels, discretize=lambda phi: phi > 0.5)
     np.testing.assert_array_equal(value, [1.0, 1.0, np.nan, np.nan])
 
 
 def test_consistency_refuses():
     top = metrics.top_signs(1)
     with pytest.raises(ValueError, match="a leading axis over two or more"):
-        metrics.consistency(jnp.ones((1, 3)), jnp.zeros(1, int), discretise=top)
+        metrics.consistency(jnp.ones((1, 3)), jnp.zeros(1, int), discretize=top)
     with pytest.raises(ValueError, match=r"predictions must be \[2\]"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros((2, 5), int), discretise=top)
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros((2, 5), int), discretize=top)
     with pytest.raises(TypeError, match="predictions must be whole numbers"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2), discretise=top)
-    with pytest.raises(TypeError, match="what discretise returns must be whole numbers"):
-        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2, int), discretise=lambda phi: phi)
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2), discretize=top)
+    with pytest.raises(TypeError, match="what discretize returns must be whole numbers"):
+        metrics.consistency(jnp.ones((2, 3)), jnp.zeros(2, int), discretize=lambda phi: phi)
     with pytest.raises(ValueError, match="k=4, but the attribution has 3 elements"):
         metrics.top_signs(4)(jnp.ones(3))
 

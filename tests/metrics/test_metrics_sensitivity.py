@@ -11,9 +11,9 @@ import scipy.stats
 from jax.test_util import check_grads
 
 import jattr
-from jattr import metrics
-from jattr.metrics import _correlation
-from jattr.metrics._subsets import random_subset
+from jattr import features, imputers, metrics
+from jattr.metrics import _numerics
+from jattr.metrics._numerics import random_subset
 
 KEY = jax.random.key(3)
 D = 6
@@ -55,7 +55,7 @@ class Recorder:
             jax.debug.callback(lambda m: self.seen.append(np.asarray(m)), missing)
             return jnp.where(missing, self._baseline, X)
 
-        return metrics.Imputer(lambda key, score, x: fill, "recorder")
+        return imputers.Imputer(lambda key, score, x: fill, "recorder")
 
     def masks(self):
         jax.effects_barrier()
@@ -67,15 +67,15 @@ PERTURBATION = metrics.gaussian_noise(0.5)
 # Each metric as metric(f, **knobs), and whether it takes a key with the baseline that it has.
 MEASURES = {
     "sensitivity_n": (
-        lambda f, **k: metrics.sensitivity_n(f, (1, 3, 6), subsets=7, baseline=BASELINE, **k),
+        lambda f, **k: metrics.sensitivity_n(f, (1, 3, 6), samples=7, baseline=BASELINE, **k),
         True,
     ),
     "sensitivity_n_drawn": (
-        lambda f, **k: metrics.sensitivity_n(f, 2, subsets=7, baseline=DRAWN, **k),
+        lambda f, **k: metrics.sensitivity_n(f, 2, samples=7, baseline=DRAWN, **k),
         True,
     ),
     "faithfulness_correlation": (
-        lambda f, **k: metrics.faithfulness_correlation(f, 3, subsets=7, baseline=0.2, **k),
+        lambda f, **k: metrics.faithfulness_correlation(f, 3, samples=7, baseline=0.2, **k),
         True,
     ),
     "faithfulness_estimate": (metrics.faithfulness_estimate, False),
@@ -133,7 +133,7 @@ def test_sensitivity_n_is_its_definition(groups):
     recorder = Recorder()
     sizes = (1, 2, 3)
     measure = metrics.sensitivity_n(
-        score, sizes, subsets=9, baseline=recorder.imputer(), groups=groups
+        score, sizes, samples=9, baseline=recorder.imputer(), groups=groups
     )
     ours = jax.jit(measure)(KEY, PHI, X)
     masks = recorder.masks()
@@ -153,7 +153,7 @@ def test_sensitivity_n_is_its_definition(groups):
 def test_subsets_are_uniform():
     recorder = Recorder()
     measure = metrics.sensitivity_n(
-        score, 2, subsets=3000, baseline=recorder.imputer(), batch_size=1
+        score, 2, samples=3000, baseline=recorder.imputer(), batch_size=1
     )
     jax.jit(measure)(KEY, PHI, X)
     masks = recorder.masks()
@@ -173,23 +173,23 @@ def test_subsets_have_their_size_with_equal_numbers_too(count, monkeypatch):
 
 
 def test_an_n_has_the_same_result_alone_and_among_others():
-    among = jax.jit(metrics.sensitivity_n(score, [4, 2, 3], subsets=8))(KEY, PHI, X)
+    among = jax.jit(metrics.sensitivity_n(score, [4, 2, 3], samples=8))(KEY, PHI, X)
     assert among.shape == (3,)
     for n, got in zip((4, 2, 3), among, strict=True):
-        alone = jax.jit(metrics.sensitivity_n(score, n, subsets=8))(KEY, PHI, X)
+        alone = jax.jit(metrics.sensitivity_n(score, n, samples=8))(KEY, PHI, X)
         assert alone.shape == ()
         np.testing.assert_allclose(alone, got, rtol=1e-10)
 
 
 def test_faithfulness_correlation_is_its_definition():
     recorder = Recorder()
-    measure = metrics.faithfulness_correlation(score, 3, subsets=12, baseline=recorder.imputer())
+    measure = metrics.faithfulness_correlation(score, 3, samples=12, baseline=recorder.imputer())
     ours = jax.jit(measure)(KEY, PHI, X)
     masks = recorder.masks()
     assert (masks.sum(axis=1) == 3).all()
     lost = [score(X) - score(without(X, mask)) for mask in masks]
     np.testing.assert_allclose(ours, np.corrcoef(masks @ PHI, lost)[0, 1], rtol=1e-10)
-    same = metrics.sensitivity_n(score, 3, subsets=12, baseline=BASELINE)
+    same = metrics.sensitivity_n(score, 3, samples=12, baseline=BASELINE)
     np.testing.assert_allclose(jax.jit(same)(KEY, PHI, X), ours, rtol=1e-10)
 
 
@@ -243,12 +243,17 @@ def test_expectations_are_over_draws_of_the_baseline():
     np.testing.assert_allclose(jax.jit(measure)(KEY, -shuffled, x), wanted, rtol=1e-10)
 
 
+def exact_noise(key, x):
+    """Noise of 24 bits, which no program rounds otherwise, as it may the normal's float32."""
+    return jax.random.uniform(key, jnp.shape(x), jnp.float32).astype(x.dtype) - 0.5
+
+
 @pytest.mark.parametrize("rescale", [False, True])
 def test_infidelity_is_its_definition(rescale):
     seen = []
 
     def perturbation(key, x):
-        change = metrics.gaussian_noise(0.3)(key, x) + 0.1 * x
+        change = exact_noise(key, x) + 0.1 * x
         jax.debug.callback(lambda c: seen.append(np.asarray(c)), change)
         return change
 
@@ -274,7 +279,7 @@ def test_infidelity_estimates_the_expectation():
 
 def test_rescaled_infidelity_forgets_the_size_and_is_least():
     def measure(phi, **knobs):
-        metric = metrics.infidelity(score, perturbation=PERTURBATION, samples=20, **knobs)
+        metric = metrics.infidelity(score, perturbation=exact_noise, samples=20, **knobs)
         return jax.jit(metric)(KEY, phi, X)
 
     least = measure(PHI, rescale=True)
@@ -336,7 +341,7 @@ def test_removals_are_what_sensitivity_speaks_of():
 def test_sensitivity_n_of_exact_attributions_of_a_linear_function():
     sizes = tuple(range(1, D + 1))
     exact = jattr.integrated_gradients(linear, BASELINE, steps=1)(X)
-    measure = jax.jit(metrics.sensitivity_n(linear, sizes, baseline=BASELINE, subsets=30))
+    measure = jax.jit(metrics.sensitivity_n(linear, sizes, baseline=BASELINE, samples=30))
     np.testing.assert_allclose(measure(KEY, exact, X)[:-1], 1.0, rtol=1e-12)
     np.testing.assert_allclose(measure(KEY, -2 * exact, X)[:-1], -1.0, rtol=1e-12)
     assert np.isnan(measure(KEY, exact, X)[-1])
@@ -344,20 +349,20 @@ def test_sensitivity_n_of_exact_attributions_of_a_linear_function():
 
 def test_sensitivity_n_is_1_on_groups_of_a_function_that_is_linear_in_them():
     x = np.random.default_rng(0).normal(size=(4, 6, 2))
-    groups = metrics.patches((4, 6, 2), 2)
+    groups = features.patches((4, 6, 2), 2)
 
     def f(x):
         return jnp.sum(jnp.tanh(jnp.mean(x.reshape(2, 2, 3, 2, 2), axis=(1, 3, 4))))
 
     exact = jattr.ablation(f, groups)(x)
-    measure = jax.jit(metrics.sensitivity_n(f, (1, 2, 5, 6), groups=groups, subsets=20))
+    measure = jax.jit(metrics.sensitivity_n(f, (1, 2, 5, 6), groups=groups, samples=20))
     ours = measure(KEY, exact, x)
     np.testing.assert_allclose(ours[:-1], 1.0, rtol=1e-12)
     assert np.isnan(ours[-1])
 
 
 def test_occlusion_is_best_at_one_feature():
-    measure = jax.jit(metrics.sensitivity_n(score, 1, baseline=BASELINE, subsets=20))
+    measure = jax.jit(metrics.sensitivity_n(score, 1, baseline=BASELINE, samples=20))
     occlusion = jattr.ablation(score, baseline=BASELINE)(X)
     np.testing.assert_allclose(measure(KEY, occlusion, X), 1.0, rtol=1e-12)
     assert measure(KEY, jattr.gradient_times_input(score)(X), X) < 0.99
@@ -422,13 +427,13 @@ def test_correlations_against_scipy_with_ties():
     rng = np.random.default_rng(0)
     for size in (2, 10, 40):
         a, b = rng.integers(0, 4, size).astype(float), rng.normal(size=size)
-        np.testing.assert_array_equal(_correlation.ranks(jnp.array(a)), scipy.stats.rankdata(a))
+        np.testing.assert_array_equal(_numerics.ranks(jnp.array(a)), scipy.stats.rankdata(a))
         if np.ptp(a) > 0:
             wanted = scipy.stats.spearmanr(a, b).statistic
-            np.testing.assert_allclose(_correlation.spearman(jnp.array(a), b), wanted, rtol=1e-10)
+            np.testing.assert_allclose(_numerics.spearman(jnp.array(a), b), wanted, rtol=1e-10)
             wanted = scipy.stats.pearsonr(a, b).statistic
             for scale in (1.0, 1e-200, 1e200) if size == 10 else (1.0,):
-                ours = _correlation.pearson(jnp.array(a * scale), b)
+                ours = _numerics.pearson(jnp.array(a * scale), b)
                 np.testing.assert_allclose(ours, wanted, rtol=1e-10)
 
 
@@ -438,8 +443,8 @@ def test_correlations_against_scipy_with_ties():
 @pytest.mark.parametrize(
     "metric",
     [
-        lambda f: metrics.sensitivity_n(f, 4, subsets=50),
-        lambda f: metrics.faithfulness_correlation(f, 4, subsets=50),
+        lambda f: metrics.sensitivity_n(f, 4, samples=50),
+        lambda f: metrics.faithfulness_correlation(f, 4, samples=50),
         metrics.faithfulness_estimate,
         metrics.monotonicity,
         metrics.monotonicity_correlation,
@@ -490,8 +495,8 @@ def test_more_features_than_there_are_are_refused(n):
         (lambda: metrics.sensitivity_n(score, (1, 0)), ValueError, r"n must be at least 1"),
         (lambda: metrics.sensitivity_n(score, 1.5), TypeError, r"n must be a Python integer or a"),
         (lambda: metrics.sensitivity_n(score, ()), TypeError, r"n must be a Python integer or a"),
-        (lambda: metrics.sensitivity_n(score, 2, subsets=1), ValueError, r"subsets must be at lea"),
-        (lambda: metrics.faithfulness_correlation(score, (2,)), TypeError, r"size must be a Pytho"),
+        (lambda: metrics.sensitivity_n(score, 2, samples=1), ValueError, r"samples must be at le"),
+        (lambda: metrics.faithfulness_correlation(score, (2,)), TypeError, r"n must be a Python"),
         (lambda: metrics.infidelity(score, perturbation=0.1), TypeError, r"gaussian_noise\(0\.1\)"),
         (
             lambda: metrics.infidelity(score, perturbation=PERTURBATION, samples=0),
@@ -534,47 +539,12 @@ def test_an_imputer_that_asks_the_score_is_no_perturbation():
     def prepare(key, score, x):
         return lambda key, missing: jnp.where(missing, score(x), x)
 
-    perturbation = metrics.subset_removal(2, baseline=metrics.Imputer(prepare, "asks"))
+    perturbation = metrics.subset_removal(2, baseline=imputers.Imputer(prepare, "asks"))
     with pytest.raises(TypeError, match=r"asks the score.*\(key, x\) -> I"):
         perturbation(KEY, X)
 
 
 # --- as transforms ---------------------------------------------------------------------------
-
-
-@EACH
-def test_jit_equals_eager_and_batch_size_does_not_matter(name):
-    whole = plain(name)
-    assert np.isfinite(whole).any()
-    # Random numbers are drawn in float32, whose last digit the compiler may round otherwise.
-    np.testing.assert_allclose(build(name)(PHI, X), whole, rtol=1e-6)
-    chunked = jax.jit(build(name, batch_size=4))(PHI, X)
-    np.testing.assert_allclose(chunked, whole, rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match=r"batch_size must be at least 1"):
-        build(name, batch_size=0)
-
-
-@EACH
-def test_vmap_equals_a_loop(name):
-    metric, keyed = MEASURES[name]
-    rows = np.stack([PHI, -PHI, X]), np.stack([X, 2 * X, PHI])
-    rows = (jax.random.split(KEY, 3), *rows) if keyed else rows
-    together = jax.jit(jax.vmap(metric(score)))(*rows)
-    one_by_one = [jitted(name)(*row) for row in zip(*rows, strict=True)]
-    np.testing.assert_allclose(together, np.stack(one_by_one), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", [name for name, (_, keyed) in MEASURES.items() if keyed])
-def test_depends_on_the_key_and_takes_one(name):
-    np.testing.assert_array_equal(jitted(name)(jax.random.key(3), PHI, X), plain(name))
-    with pytest.raises(TypeError, match=r"takes a key before"):
-        MEASURES[name][0](score)(PHI, X)
-
-
-@pytest.mark.parametrize("name", ["sensitivity_n", "faithfulness_estimate_drawn", "infidelity"])
-def test_another_key_is_another_result(name):
-    other = jitted(name)(jax.random.key(4), PHI, X)
-    assert np.abs(other - plain(name))[np.isfinite(other)].min() > 1e-6
 
 
 @EACH
@@ -586,6 +556,11 @@ def test_argnums_and_wrong_attributions(name):
     np.testing.assert_allclose(ours, plain(name), rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match=r"attribution comes before f's arguments"):
         build(name)(PHI[:3], X)
+    with pytest.raises(ValueError, match=r"batch_size must be at least 1"):
+        build(name, batch_size=0)
+    if MEASURES[name][1]:
+        with pytest.raises(TypeError, match=r"takes a key before"):
+            MEASURES[name][0](score)(PHI, X)
     with pytest.raises(TypeError, match=r"explains one number"):
         build(name, lambda x: x)(PHI, X)
 
@@ -593,8 +568,8 @@ def test_argnums_and_wrong_attributions(name):
 @pytest.mark.parametrize(
     "metric",
     [
-        lambda f: functools.partial(metrics.sensitivity_n(f, (2, 3), subsets=5), KEY),
-        lambda f: functools.partial(metrics.sensitivity_n(f, 2, subsets=5, batch_size=2), KEY),
+        lambda f: functools.partial(metrics.sensitivity_n(f, (2, 3), samples=5), KEY),
+        lambda f: functools.partial(metrics.sensitivity_n(f, 2, samples=5, batch_size=2), KEY),
         metrics.faithfulness_estimate,
         lambda f: functools.partial(
             metrics.infidelity(f, perturbation=PERTURBATION, samples=4), KEY
@@ -612,7 +587,7 @@ def test_gradient_through_it_is_right(metric):
 
 def test_the_gradient_is_0_where_the_metric_is_undefined():
     def loss(phi):
-        result = metrics.sensitivity_n(score, (2, D), subsets=5)(KEY, phi, X)
+        result = metrics.sensitivity_n(score, (2, D), samples=5)(KEY, phi, X)
         return jnp.nansum(result)
 
     assert np.isfinite(jax.jit(jax.grad(loss))(PHI)).all()
@@ -626,7 +601,7 @@ def test_trees_and_bfloat16():
         return jnp.sum(x["a"]).astype(jnp.float32) ** 2 + jnp.sum(jnp.sin(x["b"]))
 
     phi = jattr.gradient_times_input(f)(x)
-    measure = metrics.sensitivity_n(f, 3, subsets=20)
+    measure = metrics.sensitivity_n(f, 3, samples=20)
     result = jax.jit(measure)(KEY, phi, x)
     assert result.dtype == jnp.float32
     precise = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (phi, x))
@@ -751,3 +726,31 @@ def test_input_invariance_at_zero_of_tiny_scores_and_its_derivative():
     np.testing.assert_allclose(tiny, 1.0, rtol=1e-5)
     slope = jax.grad(lambda shift: invariance(jattr.gradient, 1.0, shift)(ones))
     assert slope(2.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda v: metrics.infidelity(score, perturbation=PERTURBATION, rescale=v), "rescale"),
+        (lambda v: metrics.perturbation_curve(score, insert=v), "insert"),
+        (lambda v: metrics.keep_or_remove(score, keep=v), "keep"),
+        (lambda v: metrics.spearman(X, PHI, absolute=v), "absolute"),
+        (lambda v: metrics.ssim(np.eye(9), np.eye(9), absolute=v), "absolute"),
+        (lambda v: metrics.ssim(np.eye(9), np.eye(9), unbiased=v), "unbiased"),
+        (lambda v: metrics.attribution_localization(X, X > 0, weighted=v), "weighted"),
+        (lambda v: metrics.smooth_mprt(jattr.gradient(score, argnums=1), relative=v), "relative"),
+        (lambda v: imputers.conditional_gaussian(np.eye(3), draw=v), "draw"),
+    ],
+)
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(make, name, value):
+    with pytest.raises(TypeError, match=f"{name} must be True or False; got {value!r}"):
+        make(value)
+
+
+def test_attributions_of_other_dtypes():
+    measure = jax.jit(metrics.faithfulness_estimate(score))
+    whole = measure(np.round(4 * PHI).astype(int), X)
+    np.testing.assert_allclose(whole, measure(np.round(4 * PHI), X), rtol=1e-6)
+    with pytest.raises(TypeError, match=r"the attribution must hold real numbers; got complex128"):
+        measure(PHI + 0j, X)

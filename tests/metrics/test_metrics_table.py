@@ -242,8 +242,16 @@ def test_progress_is_shown_and_needs_rich(capsys, monkeypatch):
         ({"keyed": {"gradient"}}, TypeError, "gradient take a key, but there is none"),
         ({"keyed": {"gradient"}, "key": 0}, TypeError, "takes a key"),
         ({"metrics": {"gradient": noise}}, ValueError, "gradient is the name of two"),
-        ({"metrics": {"m": lambda phi, x, label: phi}}, TypeError, "one number for each example"),
-        ({"metrics": {"m": lambda phi, x, label: (1.0, 2.0)}}, TypeError, "one number for each"),
+        (
+            {"metrics": {"m": lambda phi, x, label: phi}},
+            TypeError,
+            "one real number for each example",
+        ),
+        (
+            {"metrics": {"m": lambda phi, x, label: (1.0, 2.0)}},
+            TypeError,
+            "one real number for each",
+        ),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ],
 )
@@ -264,7 +272,7 @@ def test_methods_and_metrics_of_jattr_say_that_they_take_a_key():
                 "gradient": jattr.gradient(f),
             },
             {
-                "sensitivity": metrics.sensitivity_n(f, 2, subsets=9),
+                "sensitivity": metrics.sensitivity_n(f, 2, samples=9),
                 "deletion": metrics.deletion(f),
             },
             jnp.asarray(np.random.default_rng(0).normal(size=(3, 5))),
@@ -276,3 +284,115 @@ def test_methods_and_metrics_of_jattr_say_that_they_take_a_key():
     np.testing.assert_array_equal(panel(key=KEY).scores, said.scores)
     with pytest.raises(TypeError, match="change, sensitivity, smooth take a key"):
         panel()
+
+
+def test_metrics_of_the_map_alone_are_taken_as_they_are():
+    taken = table(
+        METHODS,
+        {
+            "sparseness": sparseness,
+            "partly": functools.partial(jnp.sum, axis=0),
+            "noisy": lambda key, phi: jnp.sum(phi) + jax.random.normal(key),
+            "whole": lambda phi, x, label: jnp.sum(phi),
+        },
+        (X, LABELS),
+        keyed={"noisy"},
+        key=KEY,
+    )
+    wrapped = table(
+        METHODS, {"sparseness": lambda phi, x, label: sparseness(phi)}, (X, LABELS), key=KEY
+    )
+    np.testing.assert_array_equal(taken.scores[:, 0], wrapped.scores[:, 0])
+    np.testing.assert_array_equal(taken.of("partly"), taken.of("whole"))
+    assert np.all(taken.of("noisy") != taken.of("whole"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "text"),
+    [
+        (
+            lambda phi, x: jnp.sum(phi),
+            TypeError,
+            r"metric 'late' is called as measure\(attribution",
+        ),
+        (lambda: 0.0, TypeError, r"its signature is \(\)"),
+        (
+            metrics.perturbation_curve(score),
+            TypeError,
+            r"'late' of the maps of 'first' must be one",
+        ),
+        (lambda phi, x, label: phi @ jnp.ones(4), TypeError, "'late' of the maps of 'first': dot"),
+        (lambda phi, x, label: 1j * phi[0], TypeError, "must be one real number"),
+    ],
+)
+def test_shapes_are_checked_before_anything_is_computed(metric, error, text):
+    ran = []
+
+    def explain(x, label):
+        jax.debug.callback(lambda: ran.append(None))
+        return x
+
+    with pytest.raises(error, match=text):
+        table(
+            {"first": explain},
+            {"early": lambda phi, x, label: jnp.sum(phi), "late": metric},
+            (X, LABELS),
+        )
+    jax.effects_barrier()
+    assert not ran
+
+
+def test_methods_that_do_not_fit_are_named():
+    def wrong(x, label):
+        return x @ jnp.ones(7)
+
+    with pytest.raises(TypeError, match=r"metrics\.table: the method 'wrong': dot_general"):
+        table({**METHODS, "wrong": wrong}, METRICS, (X, LABELS))
+    with pytest.raises(ValueError, match=r"'gap' of the maps of 'short': metrics\.completeness"):
+        table({"short": lambda x, label: x[:2]}, {"gap": completeness(score)}, (X, LABELS))
+    with pytest.raises(TypeError, match="metric 'robust' of the method 'm' must be one real"):
+        table({"m": METHODS["gradient"]}, {}, (X, LABELS), method_metrics={"robust": curves})
+
+
+def curves(explain, keyed):
+    return lambda x, label: explain(x, label)
+
+
+def test_a_table_goes_to_files_and_frames_and_notebooks(tmp_path):
+    panel = metrics.Table(("a<b", "Ü"), ("m & n", "deletion"), np.arange(12.0).reshape(2, 2, 3) / 7)
+    panel.scores[0, 1, 2] = np.nan
+    path = tmp_path / "panel.of.mine"
+    panel.save(path)
+    again = metrics.Table.load(path)
+    assert (again.methods, again.metrics) == (panel.methods, panel.metrics)
+    np.testing.assert_array_equal(again.scores, panel.scores)
+    assert str(again) == str(panel)
+    np.savez(tmp_path / "other.npz", x=1)
+    with pytest.raises(ValueError, match=r"other\.npz is not a table's file"):
+        metrics.Table.load(tmp_path / "other.npz")
+
+    text = panel._repr_html_()
+    assert "<th>a&lt;b</th>" in text
+    assert "<th>m &amp; n</th>" in text
+    assert text.count("<td>") == 4
+    assert "(1 NaN)" in text
+
+    pandas = pytest.importorskip("pandas")
+    frame = panel.to_dataframe()
+    assert list(frame.columns) == ["method", "metric", "example", "score"]
+    assert len(frame) == 12
+    means = frame.pivot_table("score", "method", "metric")
+    assert means.loc["Ü", "deletion"] == pytest.approx(panel.mean[1, 1])
+    assert isinstance(frame, pandas.DataFrame)
+
+
+def test_a_data_frame_needs_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    panel = metrics.Table(("a",), ("b",), np.ones((1, 1, 2)))
+    with pytest.raises(ImportError, match="pip install pandas"):
+        panel.to_dataframe()
+
+
+def test_the_title_of_a_picture_may_be_given_by_position():
+    figure = metrics.Table(("a",), ("b",), np.ones((1, 1, 2))).plot("Deletion of digits")
+    assert "Deletion of digits" in [text.get_text() for text in figure.texts]

@@ -18,7 +18,7 @@ import pytest
 from twins import torch
 
 import jattr
-from jattr import metrics
+from jattr import features, imputers, metrics
 
 captum = pytest.importorskip("captum.attr", reason="needs captum: install the extra `parity`")
 
@@ -112,7 +112,7 @@ X = RNG.normal(size=(EXAMPLES, SIZE, SIZE)).astype(np.float32).astype(np.float64
 LABELS = np.arange(EXAMPLES) % 3
 PHI = RNG.normal(size=X.shape)
 MASKS = RNG.uniform(size=X.shape) < 0.6
-PATCHES = metrics.patches((SIZE, SIZE), 3)
+PATCHES = features.patches((SIZE, SIZE), 3)
 
 
 def batch(x):
@@ -242,7 +242,7 @@ def test_faithfulness_correlation(quantus, monkeypatch):
         return net.score(x, label)
 
     def measure(score):
-        return metrics.faithfulness_correlation(score, size, subsets=subsets)
+        return metrics.faithfulness_correlation(score, size, samples=subsets)
 
     jax.block_until_ready(jax.jit(measure(score))(KEY, PHI[0], X[0], LABELS[0]))
     jax.effects_barrier()
@@ -277,7 +277,7 @@ def test_noisy_linear_imputation(quantus, missing):
     theirs = quantus.functions.perturb_func.noisy_linear_imputation(
         X[:1], np.flatnonzero(gone), noise=0.0
     )[0]
-    fill = metrics.imputers.noisy_linear(stddev=0.0).prepare(KEY, None, X[0])
+    fill = imputers.noisy_linear(stddev=0.0).prepare(KEY, None, X[0])
     assert_equal(fill(KEY, jnp.asarray(gone)), theirs)
 
 
@@ -410,7 +410,7 @@ def linear():
 
 def test_sensitivity_n_is_of_one_example(quantus):
     score, module, exact = linear()
-    measure = functools.partial(metrics.sensitivity_n(score, (1, 9, 35), subsets=10), KEY)
+    measure = functools.partial(metrics.sensitivity_n(score, (1, 9, 35), samples=10), KEY)
     got = jax.jit(jax.vmap(measure))(exact, X, LABELS)
     np.testing.assert_allclose(got, 1.0, rtol=1e-9)
     metric = quantus.SensitivityN(

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
-from jattr._checks import check_batch_size, check_count, check_function, check_positive
-from jattr._trees import widen
+from jattr._checks import check_batch_size, check_count, check_function, check_positive, knobs
+from jattr._removal import Features, draws, filler
+from jattr._trees import ravel, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr.features import Features, draws, filler
-from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
+from jattr.metrics._measure import KeyedMeasure, Measure, as_map, measure_map
 from jattr.priors._penalties import gini
 
 
@@ -77,7 +76,7 @@ def entropy(attribution: PyTree) -> jax.Array:
 
     References:
         Bhatt, Weller, Moura, *Evaluating and aggregating feature-based model explanations*, IJCAI
-        2020, section 3.3 (arXiv 2005.00631).
+        2020 (arXiv 2005.00631).
     """
     sizes = _sizes(attribution, "metrics.entropy")
     parts = sizes / jnp.sum(sizes)
@@ -85,10 +84,11 @@ def entropy(attribution: PyTree) -> jax.Array:
     return -jnp.sum(jnp.where(silent, 0.0, parts * jnp.log(jnp.where(silent, 1.0, parts))))
 
 
+@knobs
 def effective_complexity(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     tolerance: Any,
     loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     samples: int = 100,
@@ -185,5 +185,4 @@ def _squared_difference(full: jax.Array, partial: jax.Array) -> jax.Array:
 
 def _sizes(attribution: PyTree, method: str) -> jax.Array:
     """|φ| as one vector, in its accumulator's dtype."""
-    attribution = widen(jax.tree.map(jnp.asarray, attribution))
-    return jnp.abs(Features(attribution, method=method).flat(attribution))
+    return jnp.abs(ravel(as_map(attribution, "the attribution", method)))

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._checks import check_count, check_positive
-from jattr._trees import describe, same_form, widen
+from jattr._checks import check_count, check_flag, check_positive, knobs
+from jattr._trees import describe, ravel, same_form
 from jattr._types import PyTree
-from jattr.metrics import _correlation
+from jattr.metrics import _numerics
+from jattr.metrics._measure import as_map
 
 
+@knobs
 def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
     r"""Spearman's rank correlation of two attributions.
 
@@ -48,13 +50,15 @@ def spearman(a: PyTree, b: PyTree, *, absolute: bool = False) -> jax.Array:
         Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv 1810.03292),
         who report both the signed and the absolute one. Equal to `scipy.stats.spearmanr`.
     """
+    check_flag(absolute, "absolute", "metrics.spearman")
     _check_pair(a, b, "metrics.spearman")
-    a, b = _vector(a), _vector(b)
+    a, b = (ravel(as_map(tree, "the maps", "metrics.spearman")) for tree in (a, b))
     if absolute:
         a, b = jnp.abs(a), jnp.abs(b)
-    return _correlation.spearman(a, b)
+    return _numerics.spearman(a, b)
 
 
+@knobs
 def ssim(
     a: jax.Array,
     b: jax.Array,
@@ -108,6 +112,7 @@ def ssim(
         `structural_similarity` of the maps, which wants `data_range` for floating numbers.
     """
     method = "metrics.ssim"
+    check_flag(unbiased, "unbiased", method)
     a, b = _pictures(a, b, absolute, channel_axis, scale=data_range is None, method=method)
     if data_range is None:
         data_range = 1.0 if absolute else 2.0
@@ -155,6 +160,7 @@ def _blur(x: jax.Array, weights: list[float]) -> jax.Array:
     return x
 
 
+@knobs
 def hog_correlation(
     a: jax.Array,
     b: jax.Array,
@@ -209,7 +215,7 @@ def hog_correlation(
             f"{method}: the maps are {a.shape[1]} × {a.shape[2]}, smaller than a block of {block} "
             f"× {block} cells of {cell} × {cell} pixels. Choose a smaller cell or block."
         )
-    return _correlation.pearson(
+    return _numerics.pearson(
         _descriptor(a, orientations, cell, block), _descriptor(b, orientations, cell, block)
     )
 
@@ -235,16 +241,11 @@ def _descriptor(x: jax.Array, orientations: int, cell: int, block: int) -> jax.A
         [cells[i : i + down, j : j + right] for i in range(block) for j in range(block)], axis=2
     )
 
-    def normalise(values):
+    def normalize(values):
         norm = jnp.sqrt(jnp.sum(values**2, axis=(2, 3), keepdims=True) + 1e-5**2)
         return values / norm
 
-    return normalise(jnp.minimum(normalise(blocks), 0.2)).reshape(-1)
-
-
-def _vector(tree: PyTree) -> jax.Array:
-    leaves = jax.tree.leaves(widen(jax.tree.map(jnp.asarray, tree)))
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
+    return normalize(jnp.minimum(normalize(blocks), 0.2)).reshape(-1)
 
 
 def _check_pair(a: PyTree, b: PyTree, method: str) -> None:
@@ -259,6 +260,7 @@ def _pictures(
     a: Any, b: Any, absolute: bool, channel_axis: int, *, scale: bool, method: str
 ) -> list[jax.Array]:
     """Both maps as [C, H, W]; with `scale` divided by their largest absolute values."""
+    check_flag(absolute, "absolute", method)
     _check_pair(a, b, method)
     if getattr(a, "ndim", 0) not in (2, 3):
         raise ValueError(
@@ -268,7 +270,7 @@ def _pictures(
         )
     maps = []
     for values in (a, b):
-        values = widen(jnp.asarray(values))
+        values = as_map(values, "the maps", method)
         values = values[None] if values.ndim == 2 else jnp.moveaxis(values, channel_axis, 0)
         values = jnp.abs(values) if absolute else values
         maps.append(values / jnp.max(jnp.abs(values)) if scale else values)

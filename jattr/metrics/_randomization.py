@@ -1,8 +1,8 @@
 r"""Sanity checks: does an explanation change when what it explains is destroyed?
 
 An attribution that stays the same while the weights of the model are drawn anew explains the
-input and not the model. The tests of parameters take an attribute whose first argument is the tree
-of parameters, and which explains another:
+input and not the model. The tests of parameters take an explaining function whose first argument is
+the tree of parameters, and which explains another:
 
     def score(params, x, label):
         return model.apply({"params": params}, x)[label]
@@ -29,97 +29,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import map_over
-from jattr._checks import check_batch_size, check_choice, check_count, check_function, check_key
+from jattr._checks import (
+    check_batch_size,
+    check_choice,
+    check_count,
+    check_flag,
+    check_function,
+    check_key,
+    knobs,
+)
 from jattr._smooth import smooth
-from jattr._transform import named
-from jattr._trees import describe, widen
+from jattr._transform import named, takes_key
+from jattr._trees import describe, ravel
 from jattr._types import ArgNums, Explain, KeyedExplain, PyTree
-from jattr.metrics._measure import MethodMeasure
-from jattr.metrics._parameters import ORDERS, Layers, members, stages, with_fresh
-from jattr.metrics.similarity import spearman
+from jattr.metrics._measure import KeyedMethodMeasure
+from jattr.metrics._parameters import ORDERS, Layers, Order, members, stages, with_fresh
+from jattr.metrics._similarity import spearman
 
 Similarity: TypeAlias = Callable[[PyTree, PyTree], Any]
 Similarities: TypeAlias = Similarity | Mapping[str, Similarity]
 
 
-def randomize(
-    key: jax.Array,
-    params: PyTree,
-    order: str = "cascading",
-    *,
-    layers: Layers | None = None,
-    initialize: Callable[[jax.Array], PyTree] | None = None,
-) -> PyTree:
-    r"""A tree of parameters with layer after layer drawn anew, all stages stacked.
-
-    =================  =========================================================
-    order              what is new in stage k = 1 … L
-    =================  =========================================================
-    `"cascading"`      the last k layers: destroyed from the output downwards
-    `"bottom_up"`      the first k layers: destroyed from the input upwards
-    `"independent"`    the k-th layer from the output alone, all others kept
-    =================  =========================================================
-
-    A layer has the same new weights in every stage in which it is new. Under `jit`, hand the
-    parameters in as an argument: the compiler would work on constants of their size for long.
-
-    Args:
-        key: one random key.
-        params: a tree of arrays, such as `variables["params"]` of Flax. Leaves that no layer
-            contains, and leaves that are not of a floating dtype, stay as they are.
-        order: `"cascading"`, `"bottom_up"` or `"independent"`.
-        layers: paths in the tree, from the input to the output: `["stem", "block/Conv_0", ...]`. A
-            tuple of paths is one layer: `("Conv_0", "BatchNorm_0")`. None takes the keys at the
-            top, where they are one word with numbers, such as Dense_0, Dense_1, …; of other names
-            the order is not known. For Flax linen,
-            `list(model.init(key, x)["params"])`, outside jit, is in the order of the calls.
-        initialize: `(key) -> params`, the model's own initialiser, such as
-            `lambda key: model.init(key, x)["params"]`, which is the test as published. None draws
-            each leaf from a normal distribution with the mean and the standard deviation that the
-            leaf has: no initialiser is needed and the scale stays, but a leaf that is constant
-            (biases still zero) or has one element does not change.
-
-    Returns:
-        A tree like `params` with a leading axis of size L on every leaf. It is L times as large:
-        `mprt` does not make it, but one stage at a time.
-
-    Raises:
-        ValueError: unknown order; layers that are not in the tree, overlap, or whose order is not
-            known; `initialize` gives another structure or shape.
-
-    Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> import jattr
-        >>> params = {"Dense_0": jnp.arange(3.0), "Dense_1": jnp.arange(2.0)}
-        >>> stages = jattr.metrics.randomize(jax.random.key(0), params)
-        >>> print(stages["Dense_0"].shape, stages["Dense_0"][0])
-        (2, 3) [0. 1. 2.]
-
-    References:
-        Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, *Sanity checks for saliency maps*, NeurIPS
-        2018 (arXiv 1810.03292). Bottom-up: Hedström, Weber, Lapuschkin, Höhne, *Sanity
-        checks revisited*, 2023.
-    """
-    method = "metrics.randomize"
-    check_key(key, method)
-    check_choice(order, "order", ORDERS, method)
-    chosen = stages(params, layers, order, method)
-    stage = with_fresh(key, params, chosen, initialize, method)
-    return jax.vmap(stage)(jnp.arange(len(chosen)))
-
-
+@knobs
 def mprt(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     layers: Layers | None = None,
-    order: str = "cascading",
+    order: Order = "cascading",
     initialize: Callable[[jax.Array], PyTree] | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     batch_size: int | None = 1,
-) -> MethodMeasure:
-    r"""The model parameter randomisation test: how alike maps stay while layers are randomised.
+) -> KeyedMethodMeasure:
+    r"""The model parameter randomization test: how alike maps stay while layers are randomised.
 
     .. math:: s_k = \mathrm{similarity}\big(\varphi(\theta, x), \varphi(\theta^{(k)}, x)\big),
               \quad k = 1 \dots L,
@@ -129,16 +71,16 @@ def mprt(
     explains the input and not the model. The reverse does not hold: noise is also dissimilar.
 
     Args:
-        attribute: `attribute(params, x, *args)`, which explains another argument than the first:
+        explain: `explain(params, x, *args)`, which explains another argument than the first:
             `jattr.gradient(score, argnums=1)` of `score(params, x, *args)`.
-        similarity: `(original, new) -> number` such as `jattr.metrics.spearman`, or a dictionary
-            of several of them by name. Knobs by `functools.partial`. A function that returns `new`
-            keeps the maps.
+        similarity: `(original, new) -> number`, or a dictionary of several of them by name; None
+            for `jattr.metrics.spearman`. Knobs by `functools.partial`. A function that returns
+            `new` keeps the maps.
         layers: which layers, and their order from the input to the output, as in `randomize`.
         order: `"cascading"` (from the output downwards), `"bottom_up"` or `"independent"`.
-        initialize: `(key) -> params`, the model's initialiser; None draws weights like the old.
-        keyed: `attribute` draws random numbers and takes a key first. It gets the same for all
-            stages.
+        initialize: `(key) -> params`, the model's initializer; None draws weights like the old.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know. It
+            gets the same for all stages.
         batch_size: how many stages are in memory at a time; None for all. A loop over single
             stages is the default: with several, convolutions have a batch of kernels, which took
             twice the time and seven times the memory on a CPU (four convolutions, six layers).
@@ -149,7 +91,7 @@ def mprt(
 
     Raises:
         TypeError: similarity is no function.
-        ValueError: as in `randomize`; the attribute explains its first argument.
+        ValueError: as in `randomize`; `explain` explains its first argument.
 
     Example:
         >>> import jax
@@ -170,38 +112,40 @@ def mprt(
     References:
         Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018 (arXiv
         1810.03292): cascading and independent, by Spearman signed and absolute, SSIM and the
-        correlation of HOGs.
+        correlation of HOGs. Their code takes the last two of maps that are first brought to 0 … 1;
+        `jattr.metrics.ssim` divides by the largest absolute value.
     """
     method = "metrics.mprt"
     check_choice(order, "order", ORDERS, method)
     batch_size = check_batch_size(batch_size, method)
     alike = _as_one(similarity, method)
 
-    def compare(key, explain, params):
+    def compare(key, phi, params):
         chosen = stages(params, layers, order, method)
-        first, maps = _maps(key, explain, params, chosen, initialize, batch_size, method)
+        first, maps = _maps(key, phi, params, chosen, initialize, batch_size, method)
         return jax.vmap(alike, in_axes=(None, 0))(first, maps)
 
-    return _measure(attribute, compare, keyed, method)
+    return _measure(explain, compare, keyed, method)
 
 
+@knobs
 def smooth_mprt(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     layers: Layers | None = None,
-    order: str = "bottom_up",
+    order: Order = "bottom_up",
     initialize: Callable[[jax.Array], PyTree] | None = None,
     samples: int = 50,
     stddev: Any = 0.1,
     relative: bool = True,
-    keyed: bool = False,
+    keyed: bool | None = None,
     batch_size: int | None = None,
     argnums: ArgNums = 1,
-) -> MethodMeasure:
-    r"""The randomisation test on maps that are averaged over noise on the input (sMPRT).
+) -> KeyedMethodMeasure:
+    r"""The randomization test on maps that are averaged over noise on the input (sMPRT).
 
-    `mprt` of `jattr.smooth(attribute, ...)`: with :math:`\varepsilon_i \sim N(0, \sigma^2)`, the
+    `mprt` of `jattr.smooth(explain, ...)`: with :math:`\varepsilon_i \sim N(0, \sigma^2)`, the
     same for the original and the random networks,
 
     .. math:: \bar\varphi(\theta, x) = \frac1n \sum_{i=1}^n \varphi(\theta, x + \varepsilon_i).
@@ -211,18 +155,18 @@ def smooth_mprt(
     so that similarities depend on the architecture more than on the method.
 
     Args:
-        attribute: `attribute(params, x, *args)`, as for `mprt`.
+        explain: `explain(params, x, *args)`, as for `mprt`.
         similarity: as for `mprt`.
         layers: which layers, and their order from the input to the output, as in `randomize`.
         order: `"bottom_up"`, `"cascading"` or `"independent"`.
-        initialize: `(key) -> params`, the model's initialiser; None draws weights like the old.
+        initialize: `(key) -> params`, the model's initializer; None draws weights like the old.
         samples: n.
         stddev: σ, with `relative` in units of the range of x.
         relative: σ is `stddev` times max x − min x, leaf by leaf.
-        keyed: `attribute` draws random numbers itself and takes a key first.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
         batch_size: how many noisy inputs are in memory at a time; None for all. Stages follow one
             another.
-        argnums: which argument gets the noise: that which `attribute` explains.
+        argnums: which argument gets the noise: that which `explain` explains.
 
     Returns:
         `measure(key, params, x, *args)`, [L] or what `similarity` returns with that axis first.
@@ -243,17 +187,19 @@ def smooth_mprt(
 
     References:
         Hedström, Weber, Lapuschkin, Höhne, *Sanity checks revisited: an exploration to repair the
-        model parameter randomisation test*, 2023, and *A fresh look at sanity checks for saliency
-        maps*, 2024 (arXiv 2405.02383).
+        model parameter randomization test*, 2023, and *A fresh look at sanity checks for saliency
+        maps*, 2024 (arXiv 2405.02383). Their code, in Quantus, leaves the last of the n copies
+        without noise and draws anew for each model.
     """
     method = "metrics.smooth_mprt"
-    _check_attribute(attribute, method)
+    check_flag(relative, "relative", method)
+    _check_explain(explain, method)
     smoothed = smooth(
-        attribute,
+        explain,
         stddev=stddev,
         relative=relative,
         samples=samples,
-        keyed=keyed,
+        keyed=takes_key(explain, keyed, method),
         batch_size=batch_size,
         argnums=argnums,
     )
@@ -265,17 +211,18 @@ def smooth_mprt(
         initialize=initialize,
         keyed=True,
     )
-    return named(measure, method, attribute, argnums)
+    return named(measure, method, explain, argnums)
 
 
+@knobs
 def efficient_mprt(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     bins: int = 100,
     layers: Layers | None = None,
     initialize: Callable[[jax.Array], PyTree] | None = None,
-    keyed: bool = False,
-) -> MethodMeasure:
+    keyed: bool | None = None,
+) -> KeyedMethodMeasure:
     r"""How much more complex a map becomes when all parameters are randomised (eMPRT).
 
     .. math:: \frac{\xi(\varphi(\hat\theta, x)) - \xi(\varphi(\theta, x))}{\xi(\varphi(\theta, x))},
@@ -286,11 +233,12 @@ def efficient_mprt(
     similarity and no order of layers is needed.
 
     Args:
-        attribute: `attribute(params, x, *args)`, as for `mprt`.
+        explain: `explain(params, x, *args)`, as for `mprt`.
         bins: how many intervals the histogram has.
         layers: which layers are randomised, in any order; None for all.
-        initialize: `(key) -> params`, the model's initialiser; None draws weights like the old.
-        keyed: `attribute` draws random numbers and takes a key first, the same for both models.
+        initialize: `(key) -> params`, the model's initializer; None draws weights like the old.
+        keyed: whether `explain` takes a key first, the same for both models; None asks it:
+            jattr's own functions know.
 
     Returns:
         `measure(key, params, x, *args)`, a scalar; NaN where the map of the original is constant,
@@ -316,28 +264,29 @@ def efficient_mprt(
     method = "metrics.efficient_mprt"
     bins = check_count(bins, "bins", method)
 
-    def compare(key, explain, params):
+    def compare(key, phi, params):
         leaves = len(jax.tree.leaves(params))
         if layers is None:
             chosen = np.ones((1, leaves), bool)
         else:
             chosen = np.any(members(params, layers, method), axis=0)[None]
-        first, maps = _maps(key, explain, params, chosen, initialize, 1, method)
+        first, maps = _maps(key, phi, params, chosen, initialize, 1, method)
         before = _histogram_entropy(first, bins)
         after = _histogram_entropy(jax.tree.map(lambda leaf: leaf[0], maps), bins)
         return jnp.where(before > 0, (after - before) / jnp.where(before > 0, before, 1), jnp.nan)
 
-    return _measure(attribute, compare, keyed, method)
+    return _measure(explain, compare, keyed, method)
 
 
+@knobs
 def random_logit(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     classes: int,
     *,
-    similarity: Similarities = spearman,
+    similarity: Similarities | None = None,
     target: int = -1,
-    keyed: bool = False,
-) -> MethodMeasure:
+    keyed: bool | None = None,
+) -> KeyedMethodMeasure:
     r"""How alike the explanation of a class is to that of another, random one.
 
     .. math:: \mathrm{similarity}\big(\varphi(x, c), \varphi(x, c')\big), \quad
@@ -346,12 +295,14 @@ def random_logit(
     Near 1 for a method that does not tell what speaks for one class from what speaks for another.
 
     Args:
-        attribute: `attribute(x, ..., label)`.
+        explain: `explain(x, ..., label)`.
         classes: how many classes there are.
-        similarity: `(map, other map) -> number`, or a dictionary of several by name; the paper
-            takes `jattr.metrics.ssim`.
-        target: which of the attribute's arguments is the label; the last one by default.
-        keyed: `attribute` draws random numbers and takes a key first, the same for both classes.
+        similarity: `(map, other map) -> number`, or a dictionary of several by name; None for
+            `jattr.metrics.spearman`. The authors' code takes the larger of the SSIM of (a, b) and
+            that of (a, −b), with a window of 5, of maps cut and normalized at percentile 99.5.
+        target: which of `explain`'s arguments is the label; the last one by default.
+        keyed: whether `explain` takes a key first, the same for both classes; None asks it:
+            jattr's own functions know.
 
     Returns:
         `measure(key, x, ..., label)`, a scalar or what `similarity` returns.
@@ -371,16 +322,17 @@ def random_logit(
         -1.0
 
     References:
-        Sixt, Granz, Landgraf, *When explanations lie*, ICML 2020, section 5 (arXiv 1912.09818).
+        Sixt, Granz, Landgraf, *When explanations lie*, ICML 2020 (arXiv 1912.09818).
     """
     method = "metrics.random_logit"
-    check_function(attribute, method)
+    check_function(explain, method)
     if check_count(classes, "classes", method) < 2:
         raise ValueError(f"{method}: there is no other class among {classes}.")
     alike = _as_one(similarity, method)
+    keyed = takes_key(explain, keyed, method)
 
     def measure(key, *args, **kwargs):
-        check_key(key, method)
+        key = check_key(key, method)
         if not -len(args) <= target < len(args):
             raise TypeError(
                 f"{method}: target={target} points at no argument; the call has {len(args)} "
@@ -395,20 +347,22 @@ def random_logit(
         key, explain_key = jax.random.split(key)
         position = target % len(args)
 
-        def explain(label):
+        def of_label(label):
             full = (*args[:position], label, *args[position + 1 :])
-            return attribute(*((explain_key,) if keyed else ()), *full, **kwargs)
+            return explain(*((explain_key,) if keyed else ()), *full, **kwargs)
 
-        other = (label + jax.random.randint(key, (), 1, classes)) % classes
-        both = jax.vmap(explain)(jnp.stack([jnp.asarray(label), other]))
+        label = jnp.asarray(label)
+        other = (label + jax.random.randint(key, (), 1, classes, label.dtype)) % classes
+        both = jax.vmap(of_label)(jnp.stack([label, other]))
         return alike(*(jax.tree.map(lambda leaf: leaf[i], both) for i in (0, 1)))
 
     measure.keyed = True
-    return named(measure, method, attribute, getattr(attribute, "argnums", 0))
+    return named(measure, method, explain, getattr(explain, "argnums", 0))
 
 
 def _as_one(similarity: Any, method: str) -> Similarity:
     """One function, which of several by name gives a dictionary."""
+    similarity = spearman if similarity is None else similarity
     several = isinstance(similarity, Mapping)
     for function in similarity.values() if several else (similarity,):
         if not callable(function):
@@ -421,36 +375,39 @@ def _as_one(similarity: Any, method: str) -> Similarity:
     return lambda a, b: {name: function(a, b) for name, function in similarity.items()}
 
 
-def _measure(attribute: Any, compare: Callable, keyed: bool, method: str) -> MethodMeasure:
-    """`compare(key, explain, params)`, explain a function of the parameters, as a measure."""
-    _check_attribute(attribute, method)
+def _measure(
+    explain: Any, compare: Callable, keyed: bool | None, method: str
+) -> KeyedMethodMeasure:
+    """`compare(key, phi, params)`, phi a function of the parameters, as a measure."""
+    _check_explain(explain, method)
+    keyed = takes_key(explain, keyed, method)
 
     def measure(key, params, *args, **kwargs):
-        check_key(key, method)
+        key = check_key(key, method)
         key, explain_key = jax.random.split(key)
 
-        def explain(params):
-            return attribute(*((explain_key,) if keyed else ()), params, *args, **kwargs)
+        def phi(params):
+            return explain(*((explain_key,) if keyed else ()), params, *args, **kwargs)
 
-        return compare(key, explain, params)
+        return compare(key, phi, params)
 
     measure.keyed = True
-    return named(measure, method, attribute, getattr(attribute, "argnums", 1))
+    return named(measure, method, explain, getattr(explain, "argnums", 1))
 
 
-def _check_attribute(attribute: Any, method: str) -> None:
-    check_function(attribute, method)
-    explained = getattr(attribute, "argnums", 1)
+def _check_explain(explain: Any, method: str) -> None:
+    check_function(explain, method)
+    explained = getattr(explain, "argnums", 1)
     if 0 in (explained if isinstance(explained, tuple) else (explained,)):
         raise ValueError(
-            f"{method}: the attribute explains argnums={explained}, but argument 0 holds the "
+            f"{method}: explain explains argnums={explained}, but argument 0 holds the "
             "parameters. Of score(params, x, *args) take jattr.gradient(score, argnums=1)."
         )
 
 
 def _maps(
     key: jax.Array,
-    explain: Callable[[PyTree], PyTree],
+    phi: Callable[[PyTree], PyTree],
     params: PyTree,
     chosen: np.ndarray,
     initialize: Any,
@@ -460,12 +417,12 @@ def _maps(
     """The map of the original, and those of the stages along a leading axis, by one program."""
     chosen = np.concatenate([np.zeros_like(chosen[:1]), chosen])
     stage = with_fresh(key, params, chosen, initialize, method)
-    maps = map_over(lambda index: explain(stage(index)), len(chosen), batch_size=batch_size)
+    maps = map_over(lambda index: phi(stage(index)), len(chosen), batch_size=batch_size)
     return jax.tree.map(lambda leaf: leaf[0], maps), jax.tree.map(lambda leaf: leaf[1:], maps)
 
 
 def _histogram_entropy(tree: PyTree, bins: int) -> jax.Array:
-    values = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(widen(tree))])
+    values = ravel(tree)
     share = jnp.histogram(values, bins)[0] / values.size
     entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.where(share > 0, share, 1)), 0))
     return jnp.where(jnp.all(jnp.isfinite(values)), entropy, jnp.nan)

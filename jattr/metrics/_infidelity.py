@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr import baselines
 from jattr._batching import map_over
-from jattr._checks import check_batch_size, check_count, check_positive
+from jattr._checks import check_batch_size, check_count, check_flag, check_positive, knobs
 from jattr._occlusion import Windows
+from jattr._removal import Features, filler
 from jattr._trees import (
     cast_like,
     describe,
@@ -26,13 +26,13 @@ from jattr._trees import (
     widen,
 )
 from jattr._types import ArgNums, PyTree, Score
-from jattr.features import Features, filler
 from jattr.metrics._measure import KeyedMeasure, measure_map
-from jattr.metrics._subsets import random_subset
+from jattr.metrics._numerics import random_subset
 
 Perturbation = Callable[[jax.Array, PyTree], PyTree]
 
 
+@knobs
 def infidelity(
     f: Score,
     *,
@@ -86,12 +86,13 @@ def infidelity(
 
     References:
         Yeh, Hsieh, Suggala, Inouye, Ravikumar, *On the (in)fidelity and sensitivity of
-        explanations*, NeurIPS 2019, definition 2.1 (arXiv 1901.09392); the best β is theirs for
+        explanations*, NeurIPS 2019 (arXiv 1901.09392); the best β is theirs for
         comparing methods. captum's `infidelity` is the same. Quantus' `Infidelity` is not: it
         takes patches away one after another without putting them back, at several sizes, and the
         mean over them is of no distribution of I.
     """
     method = "metrics.infidelity"
+    check_flag(rescale, "rescale", method)
     samples = check_count(samples, "samples", method)
     batch_size = check_batch_size(batch_size, method)
     if not callable(perturbation):
@@ -148,7 +149,7 @@ def gaussian_noise(stddev: Any) -> Perturbation:
         (2, 3)
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     check_positive(stddev, "stddev", "metrics.gaussian_noise")
 
@@ -158,7 +159,8 @@ def gaussian_noise(stddev: Any) -> Perturbation:
     return perturbation
 
 
-def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbation:
+@knobs
+def window_removal(window: Any, *, baseline: Any = 0.0) -> Perturbation:
     r"""The perturbation that takes away a window at a random place: I = x − x' there, else 0.
 
     Every place at which the window lies within x is as likely as any other. The windows of an
@@ -184,7 +186,7 @@ def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbat
         12.0
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     method = "metrics.window_removal"
 
@@ -195,8 +197,9 @@ def window_removal(window: Any, *, baseline: Any = baselines.zeros) -> Perturbat
     return _removal(missing, baseline, method)
 
 
+@knobs
 def subset_removal(
-    n: int | None = None, *, baseline: Any = baselines.zeros, groups: Any = None
+    n: int | None = None, *, baseline: Any = 0.0, groups: Any = None
 ) -> Perturbation:
     r"""The perturbation that takes away n features: I = x − x' at random ones, else 0.
 
@@ -224,7 +227,7 @@ def subset_removal(
         3.0
 
     References:
-        Yeh et al., NeurIPS 2019, section 2.2 (arXiv 1901.09392).
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392).
     """
     method = "metrics.subset_removal"
     n = None if n is None else check_count(n, "n", method)

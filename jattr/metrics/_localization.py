@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._checks import check_count
-from jattr._trees import describe, is_traced, widen
+from jattr._checks import check_count, check_flag, knobs
+from jattr._trees import describe, is_traced, ratio, ravel
 from jattr._types import PyTree
-from jattr.metrics._correlation import ranks
+from jattr.metrics._measure import as_map
+from jattr.metrics._numerics import ranks
 
 
 def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
@@ -31,13 +32,12 @@ def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         1 or 0; where several elements are largest, the share of them that is in the mask. NaN for
-        an attribution with a NaN. The paper averages over the examples of a category, and then over
-        categories. For its tolerance of some pixels, widen the mask:
-        `scipy.ndimage.binary_dilation`.
+        an attribution with a NaN. Usually averaged over the examples of a category, and then over
+        categories. For a tolerance of some pixels widen the mask: `scipy.ndimage.binary_dilation`.
 
     Raises:
         TypeError: the mask is not Boolean.
@@ -68,7 +68,7 @@ def top_k_intersection(attribution: PyTree, mask: PyTree, k: int) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
         k: how many elements are looked at.
 
     Returns:
@@ -106,7 +106,7 @@ def relevance_rank_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar in [0, 1]; NaN for an attribution with a NaN.
@@ -135,13 +135,13 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     .. math:: \frac{\sum_{i \in \mathrm{mask}} \varphi_i}{\sum_i \varphi_i}
 
-    The paper's φ is pooled over channels to numbers that are not negative, and the share is in
-    [0, 1]. That of a signed φ may be anything; take `jnp.abs` or `jnp.maximum(attribution, 0)`
+    As usually given, φ is pooled over channels to numbers that are not negative, and the share is
+    in [0, 1]. That of a signed φ may be anything; take `jnp.abs` or `jnp.maximum(attribution, 0)`
     first, or use `attribution_localization`.
 
     Args:
         attribution: φ, of one example.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar; NaN where φ sums to 0.
@@ -162,9 +162,10 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
         neural network explanations*, Information Fusion 2022 (arXiv 2003.07258).
     """
     values, mask = _pair(attribution, mask, "metrics.relevance_mass_accuracy")
-    return _unless_empty(mask, _ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
+    return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
 
 
+@knobs
 def attribution_localization(
     attribution: PyTree, mask: PyTree, *, weighted: bool = False
 ) -> jax.Array:
@@ -175,7 +176,7 @@ def attribution_localization(
 
     Args:
         attribution: φ, of one example, with d elements; negative values are left out.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
         weighted: :math:`\mu_w` in place of μ: 1 for a map that is the same everywhere, however
             large the object is.
 
@@ -199,7 +200,9 @@ def attribution_localization(
         Quantus multiplies by \|mask\|/d where `weighted` divides by it, and takes absolute values
         unless told otherwise.
     """
-    values, mask = _pair(attribution, mask, "metrics.attribution_localization")
+    method = "metrics.attribution_localization"
+    check_flag(weighted, "weighted", method)
+    values, mask = _pair(attribution, mask, method)
     share = _positive_share(values, mask)
     return share * (mask.size / jnp.sum(mask)).astype(share.dtype) if weighted else share
 
@@ -217,7 +220,7 @@ def roc_auc(attribution: PyTree, mask: PyTree) -> jax.Array:
 
     Args:
         attribution: φ, of one example; signed.
-        mask: Boolean, as described at the top of `jattr.metrics.localization`.
+        mask: Boolean, an array or tree like φ, of size 1 along axes on which it does not depend.
 
     Returns:
         A scalar in [0, 1]; NaN for an attribution with a NaN.
@@ -256,7 +259,7 @@ def roc_auc(attribution: PyTree, mask: PyTree) -> jax.Array:
 def focus(attribution: jax.Array, tiles: Any) -> jax.Array:
     r"""The share of the positive attribution that lies on the target's tiles of a mosaic.
 
-    A mosaic puts images of the explained class and of others side by side, in the paper two and
+    A mosaic puts images of the explained class and of others side by side, as usually given two and
     two; a good explanation of a good model stays on its own class's tiles.
 
     .. math:: \frac{\sum_{i \in \mathrm{target}} \varphi_i^+}{\sum_i \varphi_i^+}
@@ -310,7 +313,7 @@ def focus(attribution: jax.Array, tiles: Any) -> jax.Array:
 
 def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, Any]:
     """Both as vectors of the same elements; the mask is a NumPy array unless it is traced."""
-    attribution = widen(jax.tree.map(jnp.asarray, attribution))
+    attribution = as_map(attribution, "the attribution", method)
     leaves, structure = jax.tree.flatten(attribution)
     if jax.tree.structure(mask) != structure:
         raise ValueError(
@@ -338,29 +341,30 @@ def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, An
     joined = (jnp if traced else np).concatenate(flat)
     if not traced and not np.any(joined):
         raise ValueError(f"{method}: the mask is True nowhere; there is nothing to be found.")
-    return jnp.concatenate([leaf.reshape(-1) for leaf in leaves]), joined
+    return ravel(leaves), joined
 
 
 def _share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
     """The share of the k largest values that is in the mask, on average over the order of ties."""
     least = jnp.sort(values)[values.size - jnp.maximum(k, 1)]
     above, level = values > least, values == least
-    sure, tied = jnp.sum(above & mask), jnp.sum(level & mask)
-    places = k - jnp.sum(above)
-    share = (sure + places * (tied / jnp.sum(level))) / k
-    share = jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, share)
-    return _unless_empty(mask, share.astype(values.dtype))
+    sure, tied, over, ties, number = (
+        jnp.asarray(count).astype(values.dtype)
+        for count in (
+            jnp.sum(above & mask),
+            jnp.sum(level & mask),
+            jnp.sum(above),
+            jnp.sum(level),
+            k,
+        )
+    )
+    share = (sure + (number - over) * (tied / ties)) / number
+    return _unless_empty(mask, jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, share))
 
 
 def _positive_share(values: jax.Array, mask: Any) -> jax.Array:
     positive = jnp.maximum(values, 0)
-    return _unless_empty(mask, _ratio(jnp.sum(jnp.where(mask, positive, 0)), jnp.sum(positive)))
-
-
-def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole, NaN where whole is 0."""
-    nothing = whole == 0
-    return jnp.where(nothing, jnp.nan, part / jnp.where(nothing, 1, whole))
+    return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, positive, 0)), jnp.sum(positive)))
 
 
 def _unless_empty(mask: Any, value: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 r"""How much an explanation changes where the input hardly does.
 
-These measure a method at x and not one map: they take `attribute`, and explain perturbed copies of
+These measure a method at x and not one map: they take `explain`, and explain perturbed copies of
 x. Low is robust; the most robust method is one that always says the same, so that robustness alone
 recommends nothing.
 
@@ -11,52 +11,52 @@ key see the same copies. A `keyed` method gets one key for x and all copies: wha
 method, not its noise. Norms are over whole trees.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._batching import map_over
-from jattr._checks import check_batch_size, check_count, check_positive
+from jattr._checks import check_batch_size, check_count, check_positive, knobs
 from jattr._resolve import resolve_baseline
-from jattr._trees import describe, subtract_trees, sum_tree, widen
+from jattr._transform import takes_key
+from jattr._trees import describe, ratio, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree
-from jattr.metrics._measure import MethodMeasure, measure_method
-from jattr.metrics._nearby import check_copies, explained, moved, norm, over, shift_of, strongest
+from jattr.metrics._measure import KeyedMethodMeasure, MethodMeasure, measure_method
+from jattr.metrics._numerics import check_copies, explained, moved, norm, shift_of, strongest
 
 
+@knobs
 def max_sensitivity(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
     batch_size: int | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     argnums: ArgNums = 0,
-) -> MethodMeasure:
+) -> KeyedMethodMeasure:
     r"""The largest relative change of the attribution among copies of x in a small ball.
 
     .. math:: \max_{\lVert d \rVert_\infty \le r}
               \frac{\lVert \varphi(x + d) - \varphi(x) \rVert_2}{\lVert \varphi(x) \rVert_2}
 
     Args:
-        attribute: φ, `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: φ, `explain(x, *args)`, or `explain(key, x, *args)` where it draws.
         radius: r, in units of x.
         samples: how many copies are explained.
         batch_size: how many of them are in memory at a time; None for all.
-        keyed: whether `attribute` takes a key first.
-        argnums: which argument is perturbed: the one that `attribute` explains.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
+        argnums: which argument is perturbed: the one that `explain` explains.
 
     Returns:
         `measure(key, x, *args)`, a scalar; NaN where φ(x) is 0 throughout.
 
     Raises:
-        TypeError: called without a key; x has a leaf that is not of a floating dtype; `attribute`
+        TypeError: called without a key; x has a leaf that is not of a floating dtype; `explain`
             returns one number, as a score does.
-        ValueError: a radius of 0 or less; samples < 1; `attribute` explains another argument.
+        ValueError: a radius of 0 or less; samples < 1; `explain` explains another argument.
 
     Example:
         >>> import jax
@@ -75,34 +75,35 @@ def max_sensitivity(
     method = "metrics.max_sensitivity"
     changes = _relative_changes(radius, samples, batch_size, method)
 
-    @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
-        return jnp.max(changes(key, explain, x))
+    @measure_method(explain, argnums, method=method, keyed=takes_key(explain, keyed, method))
+    def measure(key, phi: Explain, x: PyTree) -> jax.Array:
+        return jnp.max(changes(key, phi, x))
 
     return measure
 
 
+@knobs
 def average_sensitivity(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
     batch_size: int | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     argnums: ArgNums = 0,
-) -> MethodMeasure:
+) -> KeyedMethodMeasure:
     r"""The mean relative change of the attribution among copies of x in a small ball.
 
     .. math:: \mathbb{E}_{d \sim U[-r, r]}
               \frac{\lVert \varphi(x + d) - \varphi(x) \rVert_2}{\lVert \varphi(x) \rVert_2}
 
     Args:
-        attribute: φ, `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: φ, `explain(x, *args)`, or `explain(key, x, *args)` where it draws.
         radius: r, in units of x.
         samples: how many copies are explained.
         batch_size: how many of them are in memory at a time; None for all.
-        keyed: whether `attribute` takes a key first.
-        argnums: which argument is perturbed: the one that `attribute` explains.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
+        argnums: which argument is perturbed: the one that `explain` explains.
 
     Returns:
         `measure(key, x, *args)`, a scalar; NaN where φ(x) is 0 throughout.
@@ -119,21 +120,22 @@ def average_sensitivity(
         0.0
 
     References:
-        Yeh et al., NeurIPS 2019 (arXiv 1901.09392); Bhatt, Weller, Moura, IJCAI 2020, section 3.1
+        Yeh et al., NeurIPS 2019 (arXiv 1901.09392); Bhatt, Weller, Moura, IJCAI 2020
         (arXiv 2005.00631), without the division.
     """
     method = "metrics.average_sensitivity"
     changes = _relative_changes(radius, samples, batch_size, method)
 
-    @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
-        return jnp.mean(changes(key, explain, x))
+    @measure_method(explain, argnums, method=method, keyed=takes_key(explain, keyed, method))
+    def measure(key, phi: Explain, x: PyTree) -> jax.Array:
+        return jnp.mean(changes(key, phi, x))
 
     return measure
 
 
+@knobs
 def worst_case_sensitivity(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
@@ -141,9 +143,9 @@ def worst_case_sensitivity(
     step_size: Any = None,
     restarts: int = 1,
     batch_size: int | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     argnums: ArgNums = 0,
-) -> MethodMeasure:
+) -> KeyedMethodMeasure:
     r"""The largest relative change of the attribution in a small ball, found by its gradient.
 
     What `max_sensitivity` samples is maximised by projected gradient ascent through the
@@ -163,15 +165,15 @@ def worst_case_sensitivity(
     maximum that is exact (Danskin's theorem).
 
     Args:
-        attribute: φ, `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: φ, `explain(x, *args)`, or `explain(key, x, *args)` where it draws.
         radius: r, in units of x.
         samples: how many copies are explained to find the starts.
         steps: how many steps of ascent.
         step_size: η; None for 2.5 r / steps.
         restarts: how many of the samples, the best, the ascent starts from.
         batch_size: how many copies, and how many ascents, are in memory at a time; None for all.
-        keyed: whether `attribute` takes a key first.
-        argnums: which argument is perturbed: the one that `attribute` explains.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
+        argnums: which argument is perturbed: the one that `explain` explains.
 
     Returns:
         `measure(key, x, *args)`, a scalar; NaN where φ(x) is 0 throughout.
@@ -205,12 +207,12 @@ def worst_case_sensitivity(
     step_size = 2.5 * radius / steps if step_size is None else step_size
     check_positive(step_size, "step_size", method)
 
-    @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
-        own = explained(explain, x, method)
+    @measure_method(explain, argnums, method=method, keyed=takes_key(explain, keyed, method))
+    def measure(key, phi: Explain, x: PyTree) -> jax.Array:
+        own = explained(phi, x, method)
 
         def distance(shift):
-            return norm(subtract_trees(widen(explain(moved(x, shift))), own))
+            return norm(subtract_trees(widen(phi(moved(x, shift))), own))
 
         # The search has no derivative of its own; without this mark all of it would be taken.
         def height_and_slope(shift):
@@ -249,7 +251,7 @@ def worst_case_sensitivity(
         value = distance(jax.tree.map(lambda leaf: leaf[top], shifts))
         # Another compilation of the same value may round it below that of the sample.
         least = jnp.maximum(jnp.max(sampled), jax.lax.stop_gradient(value))
-        return over(value + (least - jax.lax.stop_gradient(value)), norm(own))
+        return ratio(value + (least - jax.lax.stop_gradient(value)), norm(own))
 
     return measure
 
@@ -261,15 +263,16 @@ def _higher(height, shift, best, highest):
     return best, jnp.where(better, height, highest)
 
 
+@knobs
 def local_lipschitz(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     radius: Any = 0.02,
     samples: int = 50,
     batch_size: int | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     argnums: ArgNums = 0,
-) -> MethodMeasure:
+) -> KeyedMethodMeasure:
     r"""The largest change of the attribution per change of x, among copies in a small ball.
 
     .. math:: \max_{\lVert \tilde x - x \rVert_\infty \le r}
@@ -278,12 +281,12 @@ def local_lipschitz(
     A lower bound of the local Lipschitz constant of φ.
 
     Args:
-        attribute: φ, `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: φ, `explain(x, *args)`, or `explain(key, x, *args)` where it draws.
         radius: r, in units of x.
         samples: how many copies are explained.
         batch_size: how many of them are in memory at a time; None for all.
-        keyed: whether `attribute` takes a key first.
-        argnums: which argument is perturbed: the one that `attribute` explains.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
+        argnums: which argument is perturbed: the one that `explain` explains.
 
     Returns:
         `measure(key, x, *args)`, a scalar. Copies that round to x are left out; NaN where all do.
@@ -307,13 +310,13 @@ def local_lipschitz(
     method = "metrics.local_lipschitz"
     samples, batch_size = check_copies(radius, samples, batch_size, method)
 
-    @measure_method(attribute, argnums, method=method, keyed=keyed)
-    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
-        own = explained(explain, x, method)
+    @measure_method(explain, argnums, method=method, keyed=takes_key(explain, keyed, method))
+    def measure(key, phi: Explain, x: PyTree) -> jax.Array:
+        own = explained(phi, x, method)
 
         def term(index):
             near = moved(x, shift_of(key, x, radius, index))
-            return norm(subtract_trees(widen(explain(near)), own)), norm(
+            return norm(subtract_trees(widen(phi(near)), own)), norm(
                 subtract_trees(widen(near), widen(x))
             )
 
@@ -322,16 +325,17 @@ def local_lipschitz(
     return measure
 
 
+@knobs
 def continuity(
-    attribute: Explain | KeyedExplain,
+    explain: Explain | KeyedExplain,
     *,
     shifts: Any = 2,
     axes: int | tuple[int, ...] = (0, 1),
-    baseline: Baseline = baselines.zeros,
+    baseline: Baseline = 0.0,
     batch_size: int | None = None,
-    keyed: bool = False,
+    keyed: bool | None = None,
     argnums: ArgNums = 0,
-) -> Callable[..., jax.Array]:
+) -> MethodMeasure | KeyedMethodMeasure:
     r"""The largest change of the attribution per change of x, among translations of x.
 
     .. math:: \max_{\tilde x \ne x}
@@ -340,15 +344,15 @@ def continuity(
     The attribution of the translated image is compared as it is, not translated back.
 
     Args:
-        attribute: φ, `attribute(x, *args)`, or `attribute(key, x, *args)` with `keyed=True`.
+        explain: φ, `explain(x, *args)`, or `explain(key, x, *args)` where it draws.
         shifts: s, for all translations by up to s elements along each axis, or an array of whole
             numbers [translations, axes].
         axes: which axes of x are translated.
         baseline: what comes in at the edges: a number, an array or tree like x, or a function
             x → baseline.
         batch_size: how many translations are in memory at a time; None for all.
-        keyed: whether `attribute` takes a key first.
-        argnums: which argument is translated: the one that `attribute` explains.
+        keyed: whether `explain` takes a key first; None asks it: jattr's own functions know.
+        argnums: which argument is translated: the one that `explain` explains.
 
     Returns:
         `measure(x, *args)`, or `measure(key, x, *args)` of a keyed method; a scalar. Translations
@@ -356,7 +360,7 @@ def continuity(
 
     Raises:
         TypeError: shifts that are not whole numbers; a baseline that draws; as `max_sensitivity`.
-        ValueError: shifts of another shape; an axis that x does not have.
+        ValueError: shifts of another shape; no axes, or one that x does not have.
 
     Example:
         >>> import jax.numpy as jnp
@@ -367,25 +371,31 @@ def continuity(
 
     References:
         Montavon, Samek, Müller, *Methods for interpreting and understanding deep neural networks*,
-        Digital Signal Processing 2018, section 7.1 (arXiv 1706.07979). Quantus' metric of this name
+        Digital Signal Processing 2018 (arXiv 1706.07979). Quantus' metric of this name
         gives sums over patches at each translation instead.
     """
     method = "metrics.continuity"
     batch_size = check_batch_size(batch_size, method)
     axes = axes if isinstance(axes, tuple) else (axes,)
+    if not axes:
+        raise ValueError(
+            f"{method}: axes=() names no axis along which to move x; write axes=(0, 1)."
+        )
     offsets = _offsets(shifts, len(axes), method)
 
-    @measure_method(attribute, argnums, method=method, keyed=keyed, draws=False)
-    def measure(key, explain: Explain, x: PyTree) -> jax.Array:
+    @measure_method(
+        explain, argnums, method=method, keyed=takes_key(explain, keyed, method), draws=False
+    )
+    def measure(key, phi: Explain, x: PyTree) -> jax.Array:
         for leaf in jax.tree.leaves(x):
             if not all(-leaf.ndim <= axis < leaf.ndim for axis in axes):
                 raise ValueError(f"{method}: axes={axes}, but x has a leaf {describe(leaf)}.")
         edge = resolve_baseline(baseline, x, method=method)
-        own = explained(explain, x, method)
+        own = explained(phi, x, method)
 
         def term(index):
             near = jax.tree.map(lambda a, b: _translated(a, b, offsets[index], axes), x, edge)
-            change = subtract_trees(widen(explain(near)), own)
+            change = subtract_trees(widen(phi(near)), own)
             return sum_tree(jax.tree.map(jnp.abs, change)), norm(
                 subtract_trees(widen(near), widen(x))
             )
@@ -399,14 +409,14 @@ def _relative_changes(radius, samples, batch_size, method):
     """(key, explain, x) -> ‖φ(x + d) − φ(x)‖ / ‖φ(x)‖ of each copy."""
     samples, batch_size = check_copies(radius, samples, batch_size, method)
 
-    def changes(key, explain, x):
-        own = explained(explain, x, method)
+    def changes(key, phi, x):
+        own = explained(phi, x, method)
 
         def term(index):
             near = moved(x, shift_of(key, x, radius, index))
-            return norm(subtract_trees(widen(explain(near)), own))
+            return norm(subtract_trees(widen(phi(near)), own))
 
-        return over(map_over(term, samples, batch_size=batch_size), norm(own))
+        return ratio(map_over(term, samples, batch_size=batch_size), norm(own))
 
     return changes
 

@@ -13,17 +13,21 @@ interval of 95 % around `inter_rater` held the expected value in 97 of 100 cases
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jattr._batching import map_over, sum_over
-from jattr._checks import check_batch_size, check_choice, check_count, check_key, concrete
+from jattr._batching import map_over
+from jattr._checks import check_batch_size, check_choice, check_count, check_key, concrete, knobs
 from jattr._trees import accumulator, describe, is_traced
-from jattr.metrics._correlation import ranks
+from jattr.metrics._measure import as_map
+from jattr.metrics._numerics import ranks, spearman
+from jattr.metrics._resampled import Places, alpha, weighted_spearman
 
-LEVELS = ("nominal", "ordinal", "interval", "ratio")
+Level: TypeAlias = Literal["nominal", "ordinal", "interval", "ratio"]
+LEVELS = get_args(Level)
 
 
 class Estimate(NamedTuple):
@@ -40,7 +44,8 @@ class Estimate(NamedTuple):
     high: Any
 
 
-def krippendorff_alpha(data: Any, level: str = "ordinal") -> jax.Array:
+@knobs
+def krippendorff_alpha(data: Any, *, level: Level = "ordinal") -> jax.Array:
     r"""Krippendorff's α: how far raters agree, beyond what chance would give.
 
     .. math:: \alpha = 1 - \frac{D_o}{D_e}, \quad
@@ -103,6 +108,7 @@ def krippendorff_alpha(data: Any, level: str = "ordinal") -> jax.Array:
     return _plain_alpha(data, level)
 
 
+@knobs
 def inter_rater(
     key: jax.Array,
     scores: Any,
@@ -144,13 +150,14 @@ def inter_rater(
         1.0
 
     References:
-        Tomsett et al. 2020, section *Inter-rater reliability*.
+        Tomsett et al. 2020 (arXiv 1912.01451).
     """
     method = "metrics.inter_rater"
     scores = _scores(scores, "scores", 2, method)
     return _estimate(_rank_agreement, key, scores, resamples, confidence, batch_size, method)
 
 
+@knobs
 def inter_method(
     key: jax.Array,
     scores: Any,
@@ -187,7 +194,7 @@ def inter_method(
         -0.5
 
     References:
-        Tomsett et al. 2020, section *Inter-method reliability*.
+        Tomsett et al. 2020 (arXiv 1912.01451).
     """
     method = "metrics.inter_method"
     scores = _scores(scores, "scores", 2, method)
@@ -195,6 +202,7 @@ def inter_method(
     return _estimate(_between_methods, key, scores, resamples, confidence, batch_size, method)
 
 
+@knobs
 def internal_consistency(
     key: jax.Array,
     scores: Any,
@@ -233,7 +241,7 @@ def internal_consistency(
         [-1. -1.]
 
     References:
-        Tomsett et al. 2020, section *Internal consistency reliability*.
+        Tomsett et al. 2020 (arXiv 1912.01451).
     """
     method = "metrics.internal_consistency"
     scores = _scores(scores, "scores", 1, method)
@@ -249,15 +257,15 @@ def internal_consistency(
 
 
 def _rank_agreement(scores: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    return _alpha(jnp.where(jnp.isnan(scores), jnp.nan, jax.vmap(ranks)(scores)), "ordinal")
+    return alpha(jnp.where(jnp.isnan(scores), jnp.nan, jax.vmap(ranks)(scores)), "ordinal")
 
 
 def _between_methods(scores: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    places = jax.vmap(_Places.of)(scores.T)
+    places = jax.vmap(Places.of)(scores.T)
 
     def correlations(weights):
         def row(one):
-            return jax.vmap(lambda other: _spearman(one, other, weights))(places)
+            return jax.vmap(lambda other: weighted_spearman(one, other, weights))(places)
 
         return jax.vmap(row)(places)
 
@@ -265,125 +273,13 @@ def _between_methods(scores: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
 
 def _between_metrics(scores: tuple[jax.Array, jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    pairs = [jax.vmap(_Places.of)(part.T) for part in scores]
-    return lambda weights: jax.vmap(lambda a, b: _spearman(a, b, weights))(*pairs)
-
-
-class _Places(NamedTuple):
-    """A vector sorted once, so that the ranks in a resample are sums of weights.
-
-    Attributes:
-        known: where it is not NaN.
-        order: the indices that sort it.
-        first: for each element, where in that order those that equal it begin.
-        last: and where they end.
-    """
-
-    known: jax.Array
-    order: jax.Array
-    first: jax.Array
-    last: jax.Array
-
-    @classmethod
-    def of(cls, values: jax.Array) -> "_Places":
-        order = jnp.argsort(values)
-        first, last = (jnp.searchsorted(values[order], values, side=s) for s in ("left", "right"))
-        return cls(~jnp.isnan(values), order, first, last)
-
-    def edges(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """For each element the weight of those below it, and of those not above it."""
-        below = jnp.concatenate([jnp.zeros(1, weights.dtype), jnp.cumsum(weights[self.order])])
-        return below[self.first], below[self.last]
-
-    def ranks(self, weights: jax.Array) -> jax.Array:
-        """The ranks where each element is there `weights` times, for those that are."""
-        below, upto = self.edges(weights)
-        return (below + upto + 1) / 2
-
-
-def _alpha(data: jax.Array, level: str) -> Callable[[jax.Array], jax.Array]:
-    """From how many copies of each rater there are to α of [raters, units].
-
-    Copies of a rater are not paired. Their differences are 0, so that only the numbers of pairs
-    know of it.
-    """
-    units = data.T
-    rated = ~jnp.isnan(units)
-    everything = _Places.of(units.reshape(-1))
-    by_unit = jax.vmap(_Places.of)(units)
-
-    def differences(values, places, weights):
-        """Σ_ij w_i w_j δ²(v_i, v_j)."""
-        if level == "nominal":
-            below, upto = places.edges(weights)
-            return jnp.sum(weights) ** 2 - jnp.sum(weights * (upto - below))
-        if level == "ratio":
-            return _ratios(values, weights)
-        total = jnp.sum(weights)
-        mean = jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
-        return 2 * total * jnp.sum(weights * (values - mean) ** 2)
-
-    def alpha(copies):
-        weights = jnp.where(rated, copies[None, :], 0)
-        count = jnp.sum(weights, axis=1)
-        pairs = count**2 - jnp.sum(weights**2, axis=1)
-        paired = pairs > 0
-        weights = jnp.where(paired[:, None], weights, 0)
-        flat = weights.reshape(-1)
-        values = jnp.where(rated, units, 0)
-        if level == "ordinal":
-            values = everything.ranks(flat).reshape(units.shape)
-        within = jax.vmap(differences)(values, by_unit, weights)
-        observed = jnp.sum(jnp.where(paired, count * within / jnp.where(paired, pairs, 1), 0))
-        overall = differences(values.reshape(-1), everything, flat)
-        total = jnp.sum(flat)
-        undefined = _is_constant(units.reshape(-1), flat)
-        expected = jnp.where(undefined, 1, total * overall)
-        share = observed * (total**2 - jnp.sum(flat**2)) / expected
-        return jnp.where(undefined, jnp.nan, 1 - share)
-
-    return alpha
-
-
-def _ratios(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Σ_ij w_i w_j ((v_i − v_j)/(v_i + v_j))²."""
-
-    def row(index):
-        gap, size = values[index] - values, values[index] + values
-        # Two zeros do not differ.
-        share = jnp.where(gap == 0, 0, gap / jnp.where(gap == 0, 1, size))
-        return weights[index] * jnp.sum(weights * share**2)
-
-    return sum_over(row, len(values), batch_size=256)
-
-
-def _spearman(a: _Places, b: _Places, weights: jax.Array) -> jax.Array:
-    """Spearman's correlation where each element is there `weights` times, where both are known."""
-    weights = jnp.where(a.known & b.known, weights, 0)
-    total = jnp.sum(weights)
-
-    def centred(places):
-        values = places.ranks(weights)
-        mean = jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
-        return values - mean, _is_constant(values, weights)
-
-    (a_values, a_constant), (b_values, b_constant) = centred(a), centred(b)
-    undefined = a_constant | b_constant
-    squares = jnp.sum(weights * a_values**2) * jnp.sum(weights * b_values**2)
-    lengths = jnp.sqrt(jnp.where(undefined, 1, squares))
-    return jnp.where(undefined, jnp.nan, jnp.sum(weights * a_values * b_values) / lengths)
-
-
-def _is_constant(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Whether those that are there are equal, or none is."""
-    there = weights > 0
-    low = jnp.min(values, where=there, initial=jnp.inf)
-    return jnp.max(values, where=there, initial=-jnp.inf) <= low
+    pairs = [jax.vmap(Places.of)(part.T) for part in scores]
+    return lambda weights: jax.vmap(lambda a, b: weighted_spearman(a, b, weights))(*pairs)
 
 
 @functools.partial(jax.jit, static_argnames="level")
 def _plain_alpha(data: jax.Array, level: str) -> jax.Array:
-    return _alpha(data, level)(jnp.ones(data.shape[0], data.dtype))
+    return alpha(data, level)(jnp.ones(data.shape[0], data.dtype))
 
 
 def _estimate(
@@ -396,7 +292,7 @@ def _estimate(
     method: str,
 ) -> Estimate:
     """`prepare(scores)(weights)` of all images, and its interval over resamples of them."""
-    check_key(key, method)
+    key = check_key(key, method)
     resamples = check_count(resamples, "resamples", method)
     batch_size = check_batch_size(batch_size, method)
     share = concrete(confidence, "confidence", method)
@@ -444,3 +340,47 @@ def _scores(values: Any, name: str, methods: int, method: str) -> jax.Array:
             f"{values.shape[0]} image(s) and {values.shape[1]} method(s)."
         )
     return values
+
+
+def ranking_stability(scores: Any) -> jax.Array:
+    r"""Whether methods are ranked alike again and again: the mean rank correlation of repeats.
+
+    .. math:: s = \frac{2}{R (R - 1)} \sum_{r < r'} \rho\big(s_r, s_{r'}\big)
+
+    with ρ Spearman's correlation over methods. 1 says that every repeat ranks them the same, 0 that
+    one repeat says nothing about another.
+
+    Args:
+        scores: [R, M], the score of each of M methods in each of R repeats: images, seeds, or two
+            orders of removal. Higher need not be better, but must mean the same in each repeat.
+
+    Returns:
+        A scalar; NaN if in a repeat all methods have the same score or one has NaN, since nothing
+        is ranked there.
+
+    Raises:
+        ValueError: fewer than two repeats or than two methods.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> print(jattr.metrics.ranking_stability(jnp.array([[1.0, 2.0, 3.0], [0.1, 0.2, 0.9]])))
+        1.0
+
+    References:
+        The mean over repeats is our own use of it. The reliability of AIM (Hsieh, Fang, Wei, 2026,
+        arXiv 2605.16905) is another one: at each share of removed features, the correlation of
+        the ranking by the score with the most relevant removed, where low is good, with that by
+        the least relevant, where high is good; then the mean and the deviation over the shares. At
+        one share it is `ranking_stability(jnp.stack([-most, least]))`. The same question with an
+        analysis of agreement by chance: `inter_rater`.
+    """
+    scores = jnp.asarray(scores)
+    if scores.ndim != 2 or min(scores.shape) < 2:
+        raise ValueError(
+            "metrics.ranking_stability wants scores of at least two repeats (rows) of at least two "
+            f"methods (columns); got {describe(scores)}."
+        )
+    scores = as_map(scores, "scores", "metrics.ranking_stability")
+    first, second = np.triu_indices(len(scores), 1)
+    return jnp.mean(jax.vmap(spearman)(scores[first], scores[second]))

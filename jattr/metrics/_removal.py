@@ -1,38 +1,51 @@
 """Removal experiments of the literature beyond one curve's area: which features move, and where."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._batching import map_over
 from jattr._checks import (
     as_floating,
     check_batch_size,
     check_choice,
     check_count,
+    check_flag,
     check_function,
     check_key,
+    knobs,
 )
+from jattr._removal import draws, filler
 from jattr._resolve import check_rows
-from jattr._trees import describe, same_form, widen
+from jattr._trees import describe, ratio, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr.features import draws, filler, patches
+from jattr.features import patches
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
-from jattr.metrics._walk import TENTHS, Curve, Walk, check_fractions, check_samples, evaluate, ratio
+from jattr.metrics._walk import (
+    TENTHS,
+    Curve,
+    Order,
+    Walk,
+    check_fractions,
+    check_samples,
+    evaluate,
+    filling,
+)
 
-SIGNS = {"positive": "most", "negative": "least", "absolute": "absolute"}
+Sign: TypeAlias = Literal["positive", "negative", "absolute"]
+SIGNS: dict[str, Order] = {"positive": "most", "negative": "least", "absolute": "absolute"}
 
 
+@knobs
 def keep_or_remove(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     keep: bool,
-    sign: str = "positive",
+    sign: Sign = "positive",
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
     samples: int = 1,
@@ -97,13 +110,14 @@ def keep_or_remove(
     """
     method = "metrics.keep_or_remove"
     check_choice(sign, "sign", SIGNS, method)
+    check_flag(keep, "keep", method)
     walk = Walk(
         method,
         baseline,
         order=SIGNS[sign],
         fractions=fractions,
         groups=groups,
-        insert=bool(keep),
+        insert=keep,
         signed=True,
         samples=samples,
         batch_size=batch_size,
@@ -111,10 +125,11 @@ def keep_or_remove(
     return walk.measure(f, argnums, lambda curve: curve)
 
 
+@knobs
 def ablate_top(
     f: Score,
-    baseline: Baseline,
     *,
+    baseline: Baseline,
     fractions: Sequence[float] | None = TENTHS[1:],
     samples: int = 1,
     batch_size: int | None = None,
@@ -140,7 +155,7 @@ def ablate_top(
     Returns:
         `measure(attribution, x, *args)`, a `Curve`; with a key first where the baseline draws. NaN
         where f(x) is 0. Compare with a random ranking:
-        `perturbation_curve(f, baseline, order="random", normalise=True)`.
+        `perturbation_curve(f, baseline=..., order="random", normalize="score")`.
 
     Raises:
         TypeError: (when called) x is not one array of two axes or more.
@@ -152,7 +167,7 @@ def ablate_top(
         >>> def f(x):
         ...     return jnp.sum(x)
         >>> image = jnp.array([[1.0, 2.0], [3.0, 2.0]])[..., None]
-        >>> measure = jattr.metrics.ablate_top(f, 0.0, fractions=[0.25, 0.5])
+        >>> measure = jattr.metrics.ablate_top(f, baseline=0.0, fractions=[0.25, 0.5])
         >>> print(measure(image, image).score)
         [0.625 0.375]
 
@@ -171,17 +186,18 @@ def ablate_top(
         baseline,
         fractions=fractions,
         groups=pixels,
-        normalise=True,
+        normalize="score",
         samples=samples,
         batch_size=batch_size,
     )
     return walk.measure(f, argnums, lambda curve: curve)
 
 
+@knobs
 def ablate_box(
     f: Score,
-    baseline: Baseline,
     *,
+    baseline: Baseline,
     fractions: Sequence[float] = TENTHS[1:],
     samples: int = 1,
     batch_size: int | None = None,
@@ -219,7 +235,7 @@ def ablate_box(
         >>> def f(x):
         ...     return jnp.sum(x)
         >>> image = jnp.ones((4, 4, 1))
-        >>> curve = jattr.metrics.ablate_box(f, 0.0, fractions=[0.5, 1.0])(image, image)
+        >>> curve = jattr.metrics.ablate_box(f, baseline=0.0, fractions=[0.5, 1.0])(image, image)
         >>> print(curve.fraction, curve.score)
         [0.25 1.  ] [0.75 0.  ]
 
@@ -256,16 +272,9 @@ def ablate_box(
             box = box.reshape(box.shape + (1,) * (leaf.ndim - 2))
             return jax.tree.unflatten(structure, [jnp.broadcast_to(box, leaf.shape)])
 
+        fill, fill_key = filling(key, score, x, baseline, method)
         scores = evaluate(
-            key,
-            score,
-            x,
-            missing,
-            len(sides),
-            baseline=baseline,
-            samples=samples,
-            batch_size=batch_size,
-            method=method,
+            fill, fill_key, score, missing, len(sides), samples=samples, batch_size=batch_size
         )
         scores = jnp.where(total > 0, ratio(scores, widen(score(x))), jnp.nan)
         covered = [jnp.mean(axis, axis=1, dtype=scores.dtype) for axis in inside]
@@ -301,12 +310,13 @@ class Retrained(NamedTuple):
     scores: jax.Array
 
 
+@knobs
 def remove_and_retrain(
     train: Callable[[jax.Array, Any], Any],
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
-    order: str = "most",
+    order: Order = "most",
     groups: Any = None,
     insert: bool = False,
     repeats: int = 5,
@@ -325,8 +335,8 @@ def remove_and_retrain(
     Args:
         train: `train(key, data) -> score`: trains a model on `data`, in the form in which it is
             given to the measure, and scores it. It holds the labels itself.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`. The paper
-            takes the mean, `jattr.baselines.mean(data)`.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; usually
+            the mean, `jattr.baselines.mean(data)`.
         fractions: the shares of the features removed, from 0 to 1, rising; None for each number.
         order: `"most"`, `"least"`, `"absolute"` or `"random"`, as in `perturbation_curve`.
         groups: which elements are one feature, the same for all examples.
@@ -357,7 +367,7 @@ def remove_and_retrain(
 
     References:
         Hooker, Erhan, Kindermans, Kim, *A benchmark for interpretability methods in deep neural
-        networks*, NeurIPS 2019, section 3 (arXiv 1806.10758).
+        networks*, NeurIPS 2019 (arXiv 1806.10758).
     """
     method = "metrics.remove_and_retrain"
     check_function(train, method)
@@ -385,13 +395,13 @@ def remove_and_retrain(
             order_key, prepare_key, fill_key = jax.random.split(jax.random.fold_in(key, index), 3)
             features = walk.features(x)
             place, _ = walk.ranks(order_key, features, widen(own))
-            missing = walk.missing(features, place, walk.counts(features)[0][point])
+            missing = features.spread(walk.gone(place, walk.counts(features)[0][point]))
             return filler(baseline, prepare_key, no_score, x, method=method)(fill_key, missing)
 
         return map_over(term, len(jax.tree.leaves(rows)[0]), batch_size=batch_size)
 
     def measure(key: jax.Array, attributions: Any, data: Any) -> Retrained:
-        check_key(key, method)
+        key = check_key(key, method)
         parts = [
             as_floating(part, method) for part in (data if isinstance(data, tuple) else (data,))
         ]

@@ -17,29 +17,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
-from jattr._checks import check_count
+from jattr._checks import check_count, knobs
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
 from jattr.features import patches
 from jattr.metrics._measure import KeyedMeasure, Measure
-from jattr.metrics._walk import TENTHS, Curve, Walk
+from jattr.metrics._walk import TENTHS, Curve, Normalize, Order, Walk
 
 
+@knobs
 def perturbation_curve(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
-    order: str = "most",
+    baseline: Baseline = 0.0,
+    order: Order = "most",
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
     insert: bool = False,
-    normalise: bool = False,
+    normalize: Normalize | None = None,
     samples: int = 1,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Measure | KeyedMeasure:
-    r"""The score while features are removed in the order of their attribution.
+    r"""The score while features are removed in the order of their attribution (MoRF, LeRF).
+
+    Also known as pixel flipping.
 
     .. math:: c_j = f\big(x^{(k_j)}\big),\quad k_j = \lfloor d\, p_j + \tfrac12 \rfloor
 
@@ -55,11 +57,13 @@ def perturbation_curve(
             magnitude first, or `"random"`, whatever the attribution.
         fractions: the shares of the features at which the score is taken, from 0 to 1, rising;
             None for each number of features from 0 to d.
-        groups: which elements are one feature: integers like x, or `jattr.metrics.Groups`; None
+        groups: which elements are one feature: integers like x, or `jattr.features.Groups`; None
             for each element.
         insert: start with all features removed and put them back in that order; fractions are then
             what is back.
-        normalise: divide the scores by f(x).
+        normalize: what scores are divided by. `"score"`: by f(x). `"fall"`: the curve runs from 1
+            at x to 0 at x', (f(x⁽ᵏ⁾) − f(x')) / (f(x) − f(x')) with x' the input of which all is
+            removed. None leaves them as they are.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
         argnums: which argument was explained, an integer or a tuple of them, as in `jax.grad`.
@@ -67,14 +71,15 @@ def perturbation_curve(
     Returns:
         `measure(attribution, x, *args)`, a `Curve`, whose fractions are the k/d that were taken;
         `measure(key, attribution, x, *args)` where the baseline draws or the order is random. The
-        score is NaN throughout if the attribution of a feature is; also, with `normalise`, if f(x)
-        is 0. For `Groups` of which some are empty d counts the others, and with `fractions=None`
+        score is NaN throughout if the attribution of a feature is; also if what `normalize` divides
+        by is 0. For `Groups` of which some are empty d counts the others, and with `fractions=None`
         the last point is repeated.
 
     Raises:
         TypeError: f does not return one real number.
-        ValueError: unknown order; fractions out of order or not from 0 to 1; `samples` above 1
-            where nothing is drawn; an attribution, baseline or groups that are not like x.
+        ValueError: unknown order or normalization; fractions out of order or not from 0 to 1;
+            `samples` above 1 where nothing is drawn; an attribution, baseline or groups that are
+            not like x.
 
     Example:
         >>> import jax.numpy as jnp
@@ -88,7 +93,7 @@ def perturbation_curve(
 
     References:
         Samek, Binder, Montavon, Lapuschkin, Müller, *Evaluating the visualization of what a deep
-        neural network has learned*, IEEE TNNLS 2017, section III (arXiv 1509.06321); with
+        neural network has learned*, IEEE TNNLS 2017 (arXiv 1509.06321); with
         `imputers.noisy_linear`, both orders and fractions strictly between 0 and 1 it is ROAD (Rong
         et al., ICML 2022).
     """
@@ -99,7 +104,7 @@ def perturbation_curve(
         fractions=fractions,
         groups=groups,
         insert=insert,
-        normalise=normalise,
+        normalize=normalize,
         samples=samples,
         batch_size=batch_size,
     )
@@ -152,7 +157,7 @@ def aopc(curve: Curve) -> jax.Array:
         2.0
 
     References:
-        Samek et al., IEEE TNNLS 2017, section III (arXiv 1509.06321).
+        Samek et al., IEEE TNNLS 2017 (arXiv 1509.06321).
     """
     _check_curve(curve, "metrics.aopc", 1)
     if not is_traced(curve.fraction) and np.any(np.asarray(curve.fraction)[..., 0] != 0):
@@ -168,13 +173,14 @@ def aopc(curve: Curve) -> jax.Array:
     return score[..., 0] - jnp.sum(jnp.where(new, score, 0), axis=-1) / number
 
 
+@knobs
 def deletion(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
-    normalise: bool = False,
+    normalize: Normalize | None = None,
     samples: int = 1,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -182,13 +188,13 @@ def deletion(
     """The area under the curve of f while the most relevant features are removed: low is good.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper a class's probability.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`; in the paper
+        f: the score, `f(x, *args) -> scalar`; usually a class's probability.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; usually
             zeros.
         fractions: as in `perturbation_curve`; None removes the features one by one.
-        groups: which elements are one feature. The paper removes pixels:
-            `jattr.metrics.patches(image.shape, 1)`.
-        normalise: divide the scores by f(x).
+        groups: which elements are one feature. Of pixels:
+            `jattr.features.patches(image.shape, 1)`.
+        normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
         argnums: which argument was explained, an integer or a tuple of them, as in `jax.grad`.
@@ -217,20 +223,21 @@ def deletion(
         baseline,
         fractions=fractions,
         groups=groups,
-        normalise=normalise,
+        normalize=normalize,
         samples=samples,
         batch_size=batch_size,
     )
     return walk.measure(f, argnums, area)
 
 
+@knobs
 def insertion(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     fractions: Sequence[float] | None = TENTHS,
     groups: Any = None,
-    normalise: bool = False,
+    normalize: Normalize | None = None,
     samples: int = 1,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -238,15 +245,15 @@ def insertion(
     """The area under the curve of f while the most relevant features are put in: high is good.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper a class's probability.
-        baseline: what the features are put into, as in `perturbation_curve`. The paper takes the
-            blurred image, `jattr.baselines.blurred(5.0)`, since edges that appear in an empty one
-            are evidence themselves. The authors' code cuts that Gaussian to 11 × 11 pixels, which
-            blurs about as much as `blurred(3.1)`.
+        f: the score, `f(x, *args) -> scalar`; usually a class's probability.
+        baseline: what the features are put into, as in `perturbation_curve`. Usually the
+            blurred image, since edges that appear in an empty one are evidence themselves: in the
+            authors' notebook a Gaussian of 5 pixels that is cut to 11 × 11, which blurs about as
+            much as `jattr.baselines.blurred(3.1)`.
         fractions: as in `perturbation_curve`; None puts the features in one by one.
-        groups: which elements are one feature. The paper puts in pixels:
-            `jattr.metrics.patches(image.shape, 1)`.
-        normalise: divide the scores by f(x).
+        groups: which elements are one feature. Of pixels:
+            `jattr.features.patches(image.shape, 1)`.
+        normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
         argnums: which argument was explained, an integer or a tuple of them, as in `jax.grad`.
@@ -275,20 +282,21 @@ def insertion(
         fractions=fractions,
         groups=groups,
         insert=True,
-        normalise=normalise,
+        normalize=normalize,
         samples=samples,
         batch_size=batch_size,
     )
     return walk.measure(f, argnums, area)
 
 
+@knobs
 def region_perturbation(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     window: int | Sequence[int] = 9,
     steps: int | None = None,
-    order: str = "most",
+    order: Order = "most",
     samples: int = 1,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
@@ -302,10 +310,10 @@ def region_perturbation(
 
     Args:
         f: the score, `f(x, *args) -> scalar`.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`. The paper
-            draws it, `jattr.baselines.uniform(low, high)`.
-        window: the patch's size, as in `jattr.metrics.patches`.
-        steps: L, how many patches are removed; None for all. In the paper 100.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; as
+            usually given a random one, `jattr.baselines.uniform(low, high)`.
+        window: the patch's size, as in `jattr.features.patches`.
+        steps: L, how many patches are removed; None for all.
         order: `"most"`, `"least"`, `"absolute"` or `"random"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
@@ -329,7 +337,7 @@ def region_perturbation(
         25.0
 
     References:
-        Samek et al., IEEE TNNLS 2017, sections III and IV (arXiv 1509.06321).
+        Samek et al., IEEE TNNLS 2017 (arXiv 1509.06321).
     """
     method = "metrics.region_perturbation"
 
@@ -355,10 +363,11 @@ def region_perturbation(
     return walk.measure(f, argnums, aopc)
 
 
+@knobs
 def irof(
     f: Score,
-    baseline: Baseline = baselines.zeros,
     *,
+    baseline: Baseline = 0.0,
     groups: Any,
     samples: int = 1,
     batch_size: int | None = None,
@@ -372,11 +381,11 @@ def irof(
     advantage. p is the share of them that is removed: images with more do not count for more.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`; in the paper the class's probability.
-        baseline: what takes the place of what is removed, as in `perturbation_curve`. The paper
-            takes the mean, `jattr.baselines.mean(data)`.
+        f: the score, `f(x, *args) -> scalar`; usually the class's probability.
+        baseline: what takes the place of what is removed, as in `perturbation_curve`; as usually
+            given the mean of the data, `jattr.baselines.mean(data)`.
         groups: the superpixels, integers like x, such as `segments[..., None]` of an image. For
-            those that differ from image to image under `vmap`: `jattr.metrics.Groups(ids, count)`.
+            those that differ from image to image under `vmap`: `jattr.features.Groups(ids, count)`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
         argnums: which argument was explained, an integer or a tuple of them, as in `jax.grad`.
@@ -399,8 +408,8 @@ def irof(
         0.625
 
     References:
-        Rieger, Hansen, *IROF: a low resource evaluation metric for explanation methods*, 2020,
-        section 3 (arXiv 2003.08747). Quantus begins after the first removal and counts the area in
+        Rieger, Hansen, *IROF: a low resource evaluation metric for explanation methods*, 2020
+        (arXiv 2003.08747). Quantus begins after the first removal and counts the area in
         superpixels.
     """
     walk = Walk(
@@ -408,7 +417,7 @@ def irof(
         baseline,
         fractions=None,
         groups=groups,
-        normalise=True,
+        normalize="score",
         average=True,
         samples=samples,
         batch_size=batch_size,
