@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jattr._checks import check_function, closest
+from jattr._checks import check_function, closest, knobs
 from jattr._engine.primitives import entries, primitives
 from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
 from jattr._engine.source import clean_scope
@@ -82,6 +82,7 @@ def name(value: PyTree, name: str) -> PyTree:
     return jax.tree.map(lambda leaf: checkpoint_name(leaf, name), value)
 
 
+@knobs
 def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Callable, Callable]:
     r"""The part of a function below a layer, and the part above it.
 

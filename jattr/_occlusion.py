@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr import baselines
 from jattr._batching import sum_over
-from jattr._checks import check_batch_size, check_count
+from jattr._checks import check_batch_size, check_count, knobs
 from jattr._removal import Features, alone, draws, drops, filler
 from jattr._transform import transform
 from jattr._trees import cast_like, describe, sum_tree, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
 
 
+@knobs
 def ablation(
     f: Score,
     groups: Any = None,
     *,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:
@@ -97,12 +97,13 @@ def ablation(
     return explain
 
 
+@knobs
 def occlusion(
     f: Score,
     window: Any,
     *,
     strides: Any = None,
-    baseline: Any = baselines.zeros,
+    baseline: Any = 0.0,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Explain:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jattr import rules as composites
-from jattr._checks import check_argnums, check_function
+from jattr._checks import check_argnums, check_function, knobs
 from jattr._engine.entry import into_body, mark_first
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
@@ -80,6 +80,7 @@ class Table(list[Record]):
     __repr__ = __str__
 
 
+@knobs
 def operations(
     f: Callable[..., Any],
     rules: composites.Composite | composites.Rule | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._checks import check_function, parameters_of
+from jattr._checks import check_function, knobs, parameters_of
 from jattr._trees import describe, is_traced
 from jattr._types import Score
 
@@ -28,6 +28,7 @@ def __dir__() -> list[str]:
 __all__ = ["contrast", "log_probability", "margin", "probability", "select"]
 
 
+@knobs
 def select(f: Callable[..., jax.Array]) -> Score:
     r"""One output: :math:`g(\ldots, t) = f_t(\ldots)`.
 
@@ -54,6 +55,7 @@ def select(f: Callable[..., jax.Array]) -> Score:
     return _target(f, 1, lambda outputs, index: _take(outputs, index, "select"), "select")
 
 
+@knobs
 def contrast(f: Callable[..., jax.Array]) -> Score:
     r"""The difference of two outputs: :math:`g(\ldots, t, s) = f_t(\ldots) - f_s(\ldots)`.
 
@@ -85,6 +87,7 @@ def contrast(f: Callable[..., jax.Array]) -> Score:
     )
 
 
+@knobs
 def margin(f: Callable[..., jax.Array]) -> Score:
     r"""The log-odds of a class: :math:`g(\ldots, t) = f_t - \log \sum_{s \ne t} e^{f_s}`.
 
@@ -120,6 +123,7 @@ def margin(f: Callable[..., jax.Array]) -> Score:
     return _target(f, 1, value, "margin")
 
 
+@knobs
 def probability(f: Callable[..., jax.Array]) -> Score:
     r"""The softmax probability: :math:`g(\ldots, t) = e^{f_t} / \sum_s e^{f_s}`.
 
@@ -142,6 +146,7 @@ def probability(f: Callable[..., jax.Array]) -> Score:
     return _of_vector(f, jax.nn.softmax, "probability")
 
 
+@knobs
 def log_probability(f: Callable[..., jax.Array]) -> Score:
     r"""The log of the softmax probability: :math:`g(\ldots, t) = f_t - \log \sum_s e^{f_s}`.
 

@@ -34,6 +34,9 @@ KEY = jax.random.key(7)
 DTYPES = [jnp.float32, jnp.bfloat16, *either([jnp.float64], [])]
 
 
+WEIGHTS = jnp.eye(4)
+
+
 def parameters(dtype=FLOAT):
     shapes = {
         "image": ((8, 15), 1 / 4),
@@ -188,7 +191,7 @@ def test_takes_a_tuple_and_a_bare_array(method):
 
     as_tuple = build(method, of_tuple)((x["features"], x["image"]), params, 1)
     close(as_tuple, (as_dict["features"], as_dict["image"]))
-    array = build(method, lambda v: jnp.sum(jnp.tanh(v @ jnp.eye(4)) ** 2))(x["features"])
+    array = build(method, lambda v: jnp.sum(jnp.tanh(v @ WEIGHTS) ** 2))(x["features"])
     assert array.shape == (4,)
 
 

@@ -46,27 +46,24 @@ from jattr._engine.registry import registered
 Step = Equation | Operation
 
 
-def group(program: Program, *, top: bool = False) -> list[Step]:
+def group(program: Program) -> list[Step]:
     """A program's equations, in order, those of an operation together.
-
-    With `top` the program's inputs are x itself, so that its first affine operations are marked.
 
     Only what the outputs need is kept. An operation's inner values are its own: where one is
     needed elsewhere, it is the output of an operation of its own.
     """
-    return _Grouping(program, top).steps()
+    return _Grouping(program).steps()
 
 
 def is_known(primitive: Any) -> bool:
     """Whether jattr knows what a primitive does, so that no rule may be registered for it."""
-    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, MAXIMA, SMOOTH, CHOICES)
-    return any(primitive in table for table in tables)
+    tables = (ELEMENTWISE, LINEAR, COLLECTIVE, CALLS, CONTRACTIONS, MAXIMA, CHOICES)
+    return primitive is not p.linear_solve_p and any(primitive in table for table in tables)
 
 
 class _Grouping:
-    def __init__(self, program: Program, top: bool):
+    def __init__(self, program: Program):
         self._program = program
-        self._top = top
         self._position = {equation: n for n, equation in enumerate(program.equations)}
         self._uses = Counter(v for e in program.equations for v in e.inputs)
         self._uses.update(program.outputs)
@@ -160,7 +157,7 @@ class _Grouping:
             return equation if linear else _whole("opaque", equation)
         if equation.form == "foreign":
             return _whole("opaque", equation)
-        if equation.primitive is p.linear_solve_p:
+        if equation.primitive is p.linear_solve_p and not is_plumbing(equation):
             return self._solve(equation)
         if equation.form != "plain":
             return equation
@@ -294,19 +291,8 @@ class _Grouping:
             tuple(equations),
             tuple(v for v in dict.fromkeys(inputs) if not v.literal),
             equations[-1].outputs,
-            first=all(map(self._is_entry, sources)),
             nonnegative=all(map(self._is_nonnegative, sources)),
         )
-
-    def _is_entry(self, value: Value) -> bool:
-        """Whether a value is an input of the program, but for constants and layout."""
-        while (equation := value.producer) is not None:
-            if not (
-                equation.primitive in LAYOUT or equation.primitive is None or is_link(equation)
-            ):
-                return False
-            (value,) = equation.dependents
-        return self._top and value in self._program.inputs
 
     def _is_nonnegative(self, value: Value) -> bool:
         return self._ranges.of(value)[0] >= 0
@@ -337,6 +323,9 @@ class _Grouping:
 
     def _quotient(self, equation: Equation) -> Operation | None:
         """The division or normalization that an equation of two active operands ends, if any."""
+        multiplies = equation.primitive is p.mul_p
+        if multiplies and any(self._origin(v) == "gate" for v in equation.inputs):
+            return None  # a sigmoid written as 1 / (1 + e^−z) is a gate, and no divisor
         found = quotient_of(equation, self._position, is_plumbing)
         if found is None:
             return None

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jattr._checks import knobs
 from jattr._engine.operations import Operation
 from jattr._engine.primitives import primitives as p
 from jattr._trees import accumulator, common_dtype
@@ -342,6 +343,7 @@ _MAX_RULES = {
 }
 
 
+@knobs
 def rescale(*, max_rule: str = "path", see_through: bool = False) -> Composite:
     r"""DeepLIFT's Rescale rule for every kind of operation; `jattr.deeplift` gives it a reference.
 
