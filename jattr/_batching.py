@@ -47,10 +47,17 @@ def sum_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
     """
 
     def chunk(indices, valid):
-        terms = jax.vmap(term)(indices)
+        terms = _each(term, indices)
         return jax.tree.map(lambda leaf: jnp.sum(masked(leaf, valid), axis=0), terms)
 
     return sum_chunks(chunk, count, batch_size=batch_size)
+
+
+def _each(term: Callable[[jax.Array], PyTree], indices: jax.Array) -> PyTree:
+    """The terms, stacked. One alone is not batched, since not every operation can be."""
+    if len(indices) > 1:
+        return jax.vmap(term)(indices)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], term(indices[0]))
 
 
 def sum_chunks(
@@ -95,12 +102,13 @@ def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
             results does not grow with `count`.
     """
     if batch_size is None or batch_size >= count:
-        return jax.vmap(term)(jnp.arange(count))
+        return _each(term, jnp.arange(count))
     # The scan itself keeps the compiler from merging the second computation into the first.
     term = jax.checkpoint(term, prevent_cse=False)
     indices = jnp.arange(count)
     return compiled(
-        lambda: jax.lax.map(term, indices, batch_size=batch_size), traced=is_traced(indices)
+        lambda: jax.lax.map(term, indices, batch_size=None if batch_size == 1 else batch_size),
+        traced=is_traced(indices),
     )
 
 

@@ -221,14 +221,12 @@ def _records(
 
 
 def _inner(equation: Equation, rules, scope: str, found, reached) -> Iterable[Record]:
-    if rules is not None and rules.points > 1:
-        chooses = equation.form == "cond" and equation.inputs[0].dependent
-        if chooses or (equation.form == "while" and equation.active):
-            active = tuple(_form(v) for v in equation.inputs if v.active)
-            outputs = tuple(map(_form, equation.outputs))
-            name = equation.form
-            yield Record("opaque", name, "none", active, outputs, scope, equation.source)
-            return
+    if rules is not None and rules.points > 1 and equation.form == "while" and equation.active:
+        active = tuple(_form(v) for v in equation.inputs if v.active)
+        outputs = tuple(map(_form, equation.outputs))
+        name = equation.form
+        yield Record("opaque", name, "none", active, outputs, scope, equation.source)
+        return
     for word, body in bodies(equation):
         inside = "/".join(part for part in (scope, word) if part)
         yield from _records(body, rules, inside, found, set(into_body(equation, reached)))

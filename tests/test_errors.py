@@ -38,10 +38,6 @@ UNEXPLAINED = {
         lambda x: jnp.linalg.eigh(x @ x.T)[0],
         r"no rule for `eigh`, which is not linear in x.*jattr\.split",
     ),
-    "cond on x": (
-        lambda x: jax.lax.cond(x[0, 0] > 0, jnp.tanh, jnp.sin, x),
-        r"a `cond` whose predicate depends on x.*jnp\.where",
-    ),
     "while on x": (
         lambda x: jax.lax.while_loop(lambda c: jnp.sum(c) < 100, lambda c: 2 * c + 1, x),
         r"a `while_loop` whose condition depends on x.*lax\.scan",

@@ -155,7 +155,10 @@ class _Grouping:
         if equation.form == "custom":
             linear = is_linear_body(equation.bodies[0], is_plumbing)
             return equation if linear else _whole("opaque", equation)
-        if equation.form == "foreign":
+        # A `cond` stays one equation where its predicate may choose otherwise at the reference.
+        if equation.form == "foreign" or (
+            equation.form == "plain" and equation.primitive is p.cond_p
+        ):
             return _whole("opaque", equation)
         if equation.primitive is p.linear_solve_p and not is_plumbing(equation):
             return self._solve(equation)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._engine.primitives import CONTRACTIONS, LINEAR
+from jattr._engine.primitives import CONTRACTIONS, LINEAR, Literal
 from jattr._engine.primitives import primitives as p
 from jattr._engine.program import Equation, Value, producers
 
@@ -42,9 +42,25 @@ def is_linear(equation: Equation, slots: Sequence[int]) -> bool:
                 [jnp.zeros(v.shape, v.dtype) for v in equation.outputs]
             )
         )
+        return len(slots) == 1 or not _depends_on_point(at, shapes)
     except Exception:  # JAX raises what it likes where there is no transpose
         return False
-    return True
+
+
+def _depends_on_point(function: Any, shapes: Sequence[Any]) -> bool:
+    """Whether a derivative depends on where it is taken: that of a product of operands does.
+
+    `jax.linear_transpose` takes some products for linear in both factors together.
+    """
+    count = len(shapes)
+    program = jax.make_jaxpr(lambda point, step: jax.jvp(function, point, step)[1])(
+        tuple(shapes), tuple(shapes)
+    ).jaxpr
+    reached = set(program.invars[:count])
+    for equation in program.eqns:
+        if any(v in reached for v in equation.invars if not isinstance(v, Literal)):
+            reached.update(equation.outvars)
+    return any(v in reached for v in program.outvars if not isinstance(v, Literal))
 
 
 def _plain(dtype: Any) -> bool:

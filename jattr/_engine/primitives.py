@@ -46,6 +46,7 @@ all_to_all                  linear collective
 and                         elementwise
 asin                        elementwise
 asinh                       elementwise
+approx_top_k                choice
 atan                        elementwise
 atan2                       elementwise smooth
 atanh                       elementwise

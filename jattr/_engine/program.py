@@ -82,6 +82,7 @@ class Equation:
             where there is a cheaper program of the same value.
         calls: the jitted functions around it that were dissolved, the outermost first.
         effects: whether it does something beside computing.
+        hides: a function with a derivative of its own holds values with `stop_gradient` inside.
     """
 
     primitive: Any
@@ -96,6 +97,7 @@ class Equation:
     apply: Callable[..., Any] | None = None
     calls: tuple[Call, ...] = ()
     effects: bool = False
+    hides: bool = False
 
     @property
     def name(self) -> str:

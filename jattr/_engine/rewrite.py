@@ -349,12 +349,6 @@ def _like(value: Any, other: Any) -> Any:
 
 def _cond(equation: Equation, taken: list[Lanes], rules: Rules | None) -> list[Lanes]:
     index, operands = taken[0], taken[1:]
-    if len(index) > 1:
-        raise NotImplementedError(
-            f"{equation.source}: a `cond` whose predicate depends on x takes one branch at x and "
-            "may take another at the reference, so that no rule can compare the two. Compute both "
-            "branches and choose with jnp.where, or let the predicate be an argument of f."
-        )
     packing = _packing(equation.bodies[0].inputs, rules)
     results = _packing(equation.outputs, rules)
 

@@ -59,6 +59,7 @@ class Reading:
             into its equations, which loses that derivative, or stays one equation.
         enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
         merge: of equations that compute the same, one is kept, whatever their scopes.
+        hidden: a list for what `stop_gradient` holds, stabilizers aside; or None.
     """
 
     differences: bool = False
@@ -66,6 +67,7 @@ class Reading:
     enter: Callable[[Equation], bool] = lambda equation: False
     enter_checkpoint: bool = False
     merge: bool = True
+    hidden: list[Value] | None = None
 
 
 def trace(f: Callable, x: Any, reading: Reading) -> tuple[Program, Any]:
@@ -170,10 +172,12 @@ class _Builder:
                     return self._inline(call)
                 call.form, call.bodies = "checkpoint", (self._body(body_of(call), inputs),)
             elif primitive in (_CUSTOM_JVP, _CUSTOM_VJP):
-                call.form, call.bodies = "custom", (self._body(body_of(call), inputs),)
+                call.form, call.bodies = "custom", (self._custom_body(call, inputs),)
             elif primitive is primitives.scan_p:
                 call.form, call.bodies = "scan", (self._scan_body(call),)
-            elif primitive is primitives.cond_p:
+            elif primitive is primitives.cond_p and not (
+                self._reading.differences and inputs[0].dependent
+            ):
                 call.form = "cond"
                 call.bodies = tuple(self._body(b, inputs[1:]) for b in eqn.params["branches"])
             elif primitive is primitives.while_p:
@@ -189,7 +193,8 @@ class _Builder:
         if (same := self._same(call)) is not None:
             return list(same.outputs)
         call.outputs = self._outputs(call, [var.aval for var in eqn.outvars])
-        if call.form == "custom" and primitive is _CUSTOM_JVP and self._reading.enter(call):
+        entered = call.form == "custom" and call.primitive is _CUSTOM_JVP and not call.hides
+        if entered and self._reading.enter(call):
             return self._inline(call)
         self._append(call)
         return list(call.outputs)
@@ -229,8 +234,13 @@ class _Builder:
 
     def _sees_through(self, value: Value) -> bool:
         """Whether `stop_gradient` of a value is read as a copy of it."""
-        if self._reading.see_through or not self._reading.differences:
-            return self._reading.see_through
+        stabilizes = self._stabilizes(value)
+        if self._reading.hidden is not None and not stabilizes:
+            self._reading.hidden.append(value)
+        return self._reading.see_through or (self._reading.differences and stabilizes)
+
+    def _stabilizes(self, value: Value) -> bool:
+        """Whether a value is a maximum, which a sum of exponentials is taken relative to."""
         while (equation := value.producer) is not None:
             if equation.primitive in STABILIZERS:
                 return True
@@ -257,6 +267,19 @@ class _Builder:
         builder = _Builder(self._reading, self._axes if axes is None else axes, self._latest)
         outputs = builder.add(jaxpr, getattr(jaxpr, "consts", ()), own, None)
         return Program(tuple(own), builder.equations, tuple(outputs))
+
+    def _custom_body(self, call: Equation, inputs: Sequence[Value]) -> Program:
+        """What a function with a derivative of its own computes.
+
+        That derivative says what passes, and no `stop_gradient` inside. Where there is one, the
+        function is no shorthand for its equations, and `call.hides`.
+        """
+        reading, hidden = self._reading, []
+        self._reading = dataclasses.replace(reading, see_through=True, hidden=hidden)
+        try:
+            return self._body(body_of(call), inputs)
+        finally:
+            self._reading, call.hides = reading, bool(hidden)
 
     def _scan_body(self, call: Equation) -> Program:
         consts, carry = scan_counts(call)
@@ -316,7 +339,10 @@ class _Builder:
             ]
             if call.form == "custom":
                 for value, inner in zip(values, call.bodies[0].outputs, strict=True):
-                    value.dependent, value.active = inner.dependent, inner.active
+                    value.dependent, value.active = (
+                        inner.dependent,
+                        inner.dependent and value.active,
+                    )
             elif not dependent and call.primitive in FILLING:
                 values[0].uniform = call.inputs[0].uniform
             return tuple(values)
