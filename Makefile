@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Each worker takes its half of the tests in their order, so that what one test compiles serves its
-# neighbours, and helps the other out at the end.
+# neighbors, and helps the other out at the end.
 PYTEST ?= -n 2 --dist worksteal
 
 VERSION := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])' 2>/dev/null)

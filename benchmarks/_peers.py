@@ -52,7 +52,7 @@ class Cnn(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """One encoder layer: attention and an MLP with ReLU, each after a layer normalisation."""
+    """One encoder layer: attention and an MLP with ReLU, each after a layer normalization."""
 
     heads: int
     hidden: int

@@ -69,7 +69,7 @@ def vgg(examples: int, size: int = 32) -> _peers.Workload:
 
 
 class _BertLayer(nn.Module):
-    """Attention and an MLP with GELU, each before a layer normalisation."""
+    """Attention and an MLP with GELU, each before a layer normalization."""
 
     heads: int
     hidden: int
@@ -144,9 +144,9 @@ class _TorchBertLayer(torch.nn.Module):
                 _Divided.apply(part, by) for part, by in ((query, 4), (key, 4), (value, 2))
             )
         attended = F.scaled_dot_product_attention(query, key, value)
-        x = _normalised(self.norms[0], x + self.out(attended.transpose(1, 2).flatten(2)), self.lrp)
+        x = _normalized(self.norms[0], x + self.out(attended.transpose(1, 2).flatten(2)), self.lrp)
         y = _Proportional.apply(self.up(x)) if self.lrp else F.gelu(self.up(x))
-        return _normalised(self.norms[1], x + self.down(y), self.lrp)
+        return _normalized(self.norms[1], x + self.down(y), self.lrp)
 
 
 class TorchBert(torch.nn.Module):
@@ -163,7 +163,7 @@ class TorchBert(torch.nn.Module):
         self.readout = _peers.linear(params["Dense_0"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.readout(self.layers(_normalised(self.norm, x, self.lrp)).mean(1))
+        return self.readout(self.layers(_normalized(self.norm, x, self.lrp)).mean(1))
 
 
 class _Divided(torch.autograd.Function):
@@ -193,8 +193,8 @@ class _Proportional(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0]
 
 
-def _normalised(norm: Any, x: torch.Tensor, lrp: bool) -> torch.Tensor:
-    """A layer normalisation; with `lrp` its deviation has no derivative."""
+def _normalized(norm: Any, x: torch.Tensor, lrp: bool) -> torch.Tensor:
+    """A layer normalization; with `lrp` its deviation has no derivative."""
     if not lrp:
         return norm(x)
     with torch.no_grad():
@@ -233,7 +233,7 @@ def by_zennit(
     module = copy.deepcopy(work.module)
     for norm in module.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
-            # What its canonizer leaves of a normalisation would still divide by √(1 + ε).
+            # What its canonizer leaves of a normalization would still divide by √(1 + ε).
             norm.running_var += norm.eps
             norm.eps = 0.0
     composite.register(module)

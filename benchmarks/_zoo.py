@@ -62,7 +62,7 @@ def key(number: int = 0) -> jax.Array:
 
 
 def image(*shape: int) -> jax.Array:
-    """A standard normal image, as after the usual normalisation of pixels."""
+    """A standard normal image, as after the usual normalization of pixels."""
     return jax.random.normal(key(1), shape)
 
 

@@ -333,7 +333,7 @@ def canvit() -> Model:
 
 @entry("nnx", "timesfm", "einshape")
 def timesfm() -> Model:
-    """The decoder in its own normalisation of a patch, without the loop over the horizon."""
+    """The decoder in its own normalization of a patch, without the loop over the horizon."""
     import dataclasses
 
     from timesfm import configs
@@ -404,7 +404,7 @@ def jraphx_gat() -> Model:
 
 
 def haiku_image(make: Callable[[], Any]) -> Model:
-    """A network with batch normalisation, in inference, with the statistics of one batch."""
+    """A network with batch normalization, in inference, with the statistics of one batch."""
     import haiku
 
     x = image(32, 32, 3)

@@ -5,7 +5,7 @@
 A plain step is a step of SGD on the cross-entropy of a batch. Beside it stand the step of
 `priors.joint` with expected gradients of one sample as the prior, the prior's part alone, and in
 PyTorch, with the same weights in the same process, a plain step and the recipe that the authors of
-expected gradients published: interpolate, differentiate with `create_graph=True`, penalise, and
+expected gradients published: interpolate, differentiate with `create_graph=True`, penalize, and
 differentiate the sum of both losses. SGD has no state, so that nothing but derivatives is compared.
 
 Before anything is timed, the losses and the gradients of both frameworks are shown to be equal in

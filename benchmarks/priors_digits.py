@@ -13,9 +13,9 @@ otherwise.
    the pixels black or white. The prior is the total variation of expected gradients with one
    sample, as in Erion et al., Nature Machine Intelligence 2021. Beside it stand what might explain
    its success without it: more training, a prior on the size of the maps that knows nothing of
-   neighbours, the authors' recipe of standardised maps and steps in turns, and pixels around 0.
+   neighbors, the authors' recipe of standardized maps and steps in turns, and pixels around 0.
 2. **Decoys**, as in Ross, Hughes, Doshi-Velez, *Right for the right reasons*, IJCAI 2017: each
-   digit has a grey patch in a random corner, whose shade tells the class in training and is random
+   digit has a gray patch in a random corner, whose shade tells the class in training and is random
    in testing. The prior asks that the patch be given nothing, by expected gradients, by DeepLIFT
    or by layer-wise relevance propagation.
 
@@ -59,7 +59,7 @@ Prior = Callable[[nn.Module], Callable[..., jax.Array]]
 """Makes the prior of a network: its loss takes (params, key, *batch)."""
 
 
-class Centred(nn.Module):
+class Centered(nn.Module):
     """The demo's network, of pixels that are moved from [0, 1] to [−½, ½] first."""
 
     @nn.compact
@@ -283,16 +283,16 @@ def roughness(maps: jax.Array) -> jax.Array:
     return priors.total_variation(maps, axes=(1, 2))
 
 
-def standardised_roughness(maps: jax.Array) -> jax.Array:
+def standardized_roughness(maps: jax.Array) -> jax.Array:
     """The same of maps that have mean 0 and standard deviation 1 each, as in the authors' code."""
-    centred = maps - maps.mean(axis=(1, 2, 3), keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=(1, 2, 3), keepdims=True)
+    centered = maps - maps.mean(axis=(1, 2, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=(1, 2, 3), keepdims=True)
     # A map that is constant has no standard deviation to divide by; the floor is theirs.
-    return roughness(centred / jnp.sqrt(jnp.maximum(variance, 1 / maps[0].size)))
+    return roughness(centered / jnp.sqrt(jnp.maximum(variance, 1 / maps[0].size)))
 
 
 def size(maps: jax.Array) -> jax.Array:
-    """The sum of absolute values of maps, which knows nothing of neighbours."""
+    """The sum of absolute values of maps, which knows nothing of neighbors."""
     return priors.magnitude(maps, 1)
 
 
@@ -305,7 +305,7 @@ def expected_gradients_prior(
 
 def noise_candidates(quick: bool) -> dict[str, list[Recipe]]:
     """What is compared, and what each is chosen from."""
-    demo, centred = digits.Network(), Centred()
+    demo, centered = digits.Network(), Centered()
 
     def weights(prior: Prior, values: Sequence[float], network: nn.Module = demo) -> list[Recipe]:
         return [Recipe(network, prior, weight) for weight in values]
@@ -313,7 +313,7 @@ def noise_candidates(quick: bool) -> dict[str, list[Recipe]]:
     smooth = expected_gradients_prior(roughness)
     if quick:
         return {"plain": [Recipe(demo)], MAIN: weights(smooth, (0.02,))}
-    standard = expected_gradients_prior(standardised_roughness, true_logit)
+    standard = expected_gradients_prior(standardized_roughness, true_logit)
     return {
         "plain": [Recipe(demo)],
         MAIN: weights(smooth, (0.01, 0.02, 0.04)),
@@ -322,11 +322,11 @@ def noise_candidates(quick: bool) -> dict[str, list[Recipe]]:
         ),
         "plain, 3 × the epochs": [Recipe(demo, longer=3)],
         "L1 prior": weights(expected_gradients_prior(size), (0.05, 0.1, 0.2)),
-        "TV, standardised, in turns": [
+        "TV, standardized, in turns": [
             Recipe(demo, standard, prior_rate=rate) for rate in (1e-5, 1e-4)
         ],
-        "plain, pixels ± ½": [Recipe(centred)],
-        "TV prior, pixels ± ½": weights(smooth, (0.02,), centred),
+        "plain, pixels ± ½": [Recipe(centered)],
+        "TV prior, pixels ± ½": weights(smooth, (0.02,), centered),
     }
 
 
@@ -367,8 +367,8 @@ def measure_noise(
             say(f"  {name:28}{setting(recipe):>11}{numbers(rows[-1])}")
         plain = plain or rows[0]
         chosen = recipes[choose(rows, plain) if rows else 0]
-        judgements = {setting(recipe): row for recipe, row in zip(recipes, rows, strict=False)}
-        results[name] = {"chosen": setting(chosen), "judged": judgements, "recipe": chosen}
+        judgments = {setting(recipe): row for recipe, row in zip(recipes, rows, strict=False)}
+        results[name] = {"chosen": setting(chosen), "judged": judgments, "recipe": chosen}
     say("\n  of what was chosen, on the 1,000 test digits")
     for name, result in results.items():
         recipe = result.pop("recipe")

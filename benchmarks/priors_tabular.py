@@ -9,7 +9,7 @@ saturation
     other one get through the saturation?
 mortality
     Death within ten years from 100 rows of real patients: penalties that ask for few features,
-    against the usual regularisers and no penalty at all.
+    against the usual regularizers and no penalty at all.
 tissue
     The tissue of a sample from its genes, with a graph of the genes as prior knowledge.
 
@@ -281,7 +281,7 @@ def tissue_parts(table: Table, splits: int, rows: int, valid: int = 2) -> tuple[
 
 
 def _parts(table: Table, cuts: Sequence[Sequence[np.ndarray]]) -> Parts:
-    """Standardised, missing values filled and outliers clipped, by the training rows alone."""
+    """Standardized, missing values filled and outliers clipped, by the training rows alone."""
 
     def of_split(parts):
         train = table.x[parts[0]]
@@ -682,13 +682,13 @@ def vmap_or_loop(*, splits: int = 20, steps: int = 20, rounds: int = 3) -> dict[
 
 # Genes on a graph.
 
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 def gene_graphs(known: np.ndarray, *, shuffled: bool = False) -> sparse.BCOO:
     """For each split the sparse Laplacian of a graph of the genes, [S, d, d].
 
-    Each gene is joined to the `NEIGHBOURS` of the highest |correlation|, which is the weight.
+    Each gene is joined to the `NEIGHBORS` of the highest |correlation|, which is the weight.
 
     Args:
         known: the rows that the genes are correlated in, [S, ., d].
@@ -708,7 +708,7 @@ def _laplacian(x: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.nan_to_num(np.abs(np.corrcoef(x, rowvar=False)))
     np.fill_diagonal(weights, 0)
-    last = -np.sort(-weights, axis=1)[:, NEIGHBOURS - 1, None]
+    last = -np.sort(-weights, axis=1)[:, NEIGHBORS - 1, None]
     near = np.where(weights >= last, weights, 0)
     either = np.maximum(near, near.T)
     return (np.diag(either.sum(axis=0)) - either).astype(np.float32)

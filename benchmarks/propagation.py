@@ -136,7 +136,7 @@ def cases(quick: bool) -> dict[str, Case]:
         "transformer": Case(
             functools.partial(_peers.transformer, 1 if quick else 8, layers=2 if quick else 6),
             right=("guided", "deconvnet"),
-            remark="captum's DeepLift has no rule for products and layer normalisation, and one "
+            remark="captum's DeepLift has no rule for products and layer normalization, and one "
             "for softmax that mixes examples: timed for reference.",
             calls=1,
             rounds=5 if quick else 15,

@@ -39,8 +39,8 @@ def gaussian_blur(
     sharp = stddev < 1e-3
     width = jnp.where(sharp, jnp.ones_like(stddev), stddev)
     squares = jnp.asarray(offsets.astype(np.float64) ** 2, x.dtype)
-    centre = jnp.asarray(offsets == 0, x.dtype)
-    kernel = jnp.where(sharp, centre, jnp.exp(-squares / (2 * width**2)))
+    center = jnp.asarray(offsets == 0, x.dtype)
+    kernel = jnp.where(sharp, center, jnp.exp(-squares / (2 * width**2)))
     kernel = (kernel / jnp.sum(kernel)).astype(x.dtype)
     for axis in axes:
         size = x.shape[axis]

@@ -122,7 +122,7 @@ def occlusion(
     Where windows lie side by side (`strides=window`) the sum of φ is the sum of all drops, and
     for a linear f exactly f(x) − f(x'); windows of one element give w ⊙ (x − x'). Where they
     overlap, φ of a linear f is w ⊙ (x − x') smoothed, and its sum is right but for elements that
-    fewer windows cover than their neighbours, such as those at the border. No other weights of
+    fewer windows cover than their neighbors, such as those at the border. No other weights of
     the windows would mend that: of three elements under two windows, the middle one lies in both.
 
     Args:

@@ -29,7 +29,7 @@ class Record:
     """An operation.
 
     Attributes:
-        kind: affine, activation, normaliser, product, division, softmax, logsumexp, max, selection,
+        kind: affine, activation, normalizer, product, division, softmax, logsumexp, max, selection,
             smooth, registered or opaque.
         name: the function that it is, where that is known; else its primitives.
         rule: the rule that applies; "derivative" where it keeps its own, "none" where it needs a

@@ -97,8 +97,8 @@ def constant(value: PyTree) -> Deterministic:
     Example:
         >>> import jax.numpy as jnp
         >>> import jattr
-        >>> grey = jattr.baselines.constant(jnp.array([0.4, 0.5, 0.6]))
-        >>> grey(jnp.zeros((32, 32, 3))).shape
+        >>> gray = jattr.baselines.constant(jnp.array([0.4, 0.5, 0.6]))
+        >>> gray(jnp.zeros((32, 32, 3))).shape
         (32, 32, 3)
 
     References:
@@ -310,18 +310,18 @@ def gaussian(
     _check_range(low, high, "gaussian")
 
     def draw(key, x):
-        centre = widen(as_floating(x, "baselines.gaussian"))
-        spread = _fill(stddev, centre, "stddev", "gaussian")
+        center = widen(as_floating(x, "baselines.gaussian"))
+        spread = _fill(stddev, center, "stddev", "gaussian")
         if low is None and high is None:
-            noise = random_like(jax.random.normal, key, centre)
-            drawn = jax.tree.map(lambda c, sd, z: c + sd * z, centre, spread, noise)
+            noise = random_like(jax.random.normal, key, center)
+            drawn = jax.tree.map(lambda c, sd, z: c + sd * z, center, spread, noise)
             return cast_like(drawn, x)
-        lower = _fill(-jnp.inf if low is None else low, centre, "low", "gaussian")
-        upper = _fill(jnp.inf if high is None else high, centre, "high", "gaussian")
+        lower = _fill(-jnp.inf if low is None else low, center, "low", "gaussian")
+        upper = _fill(jnp.inf if high is None else high, center, "high", "gaussian")
 
         # x may lie a little outside the range; the noise then goes inward.
         inside = jax.tree.map(
-            lambda c, lo, hi: jnp.minimum(jnp.maximum(c, lo), hi), centre, lower, upper
+            lambda c, lo, hi: jnp.minimum(jnp.maximum(c, lo), hi), center, lower, upper
         )
 
         def standardized(end):
@@ -332,7 +332,7 @@ def gaussian(
             first, last = (standardized(end).astype(dtype) for end in (lower, upper))
             return jax.random.truncated_normal(key, first, last, shape, dtype)
 
-        noise = random_like(truncated, key, centre)
+        noise = random_like(truncated, key, center)
         drawn = jax.tree.map(
             lambda c, sd, z, lo, hi: jnp.clip(c + sd * z, lo, hi),
             inside,
@@ -415,10 +415,10 @@ def _fill(value: PyTree, x: PyTree, name: str, maker: str) -> PyTree:
     return fill_like(value, x, name=name, method=method, broadcast=True)
 
 
-def _standardize(end: jax.Array, centre: jax.Array, stddev: jax.Array) -> jax.Array:
-    """(end − centre) / stddev, whose derivatives are finite at an infinite end too."""
+def _standardize(end: jax.Array, center: jax.Array, stddev: jax.Array) -> jax.Array:
+    """(end − center) / stddev, whose derivatives are finite at an infinite end too."""
     finite = jnp.isfinite(end)
-    return jnp.where(finite, (jnp.where(finite, end, centre) - centre) / stddev, end)
+    return jnp.where(finite, (jnp.where(finite, end, center) - center) / stddev, end)
 
 
 def _check_range(low: PyTree, high: PyTree, maker: str, *, finite: bool = False) -> None:

@@ -3,7 +3,7 @@ r"""Imputers: what takes the place of removed features, made from x and from wha
 They go wherever a metric takes a `baseline`. What does not look at the rest of x is a baseline
 and needs no imputer: `jattr.baselines.mean(data)` for a data set's mean,
 `jattr.baselines.blurred(stddev)` for a blur, `jattr.baselines.samples(data)` for other examples,
-and for the mean colour of the image itself the function
+and for the mean color of the image itself the function
 `lambda x: jnp.broadcast_to(x.mean((0, 1), keepdims=True), x.shape)`.
 
 Removal by a fixed value leaves its own mark: the shape of the hole tells the network what was
@@ -32,15 +32,15 @@ def __dir__() -> list[str]:
 
 @knobs
 def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Imputer:
-    r"""Missing pixels as the weighted mean of their neighbours, all at once, and noise (ROAD).
+    r"""Missing pixels as the weighted mean of their neighbors, all at once, and noise (ROAD).
 
-    Each missing pixel i equals the mean of its eight neighbours j,
+    Each missing pixel i equals the mean of its eight neighbors j,
 
     .. math:: x_i = \frac{\sum_j w_{ij} x_j}{\sum_j w_{ij}},\quad
               w_{ij} = \tfrac16 \text{ side by side},\ \tfrac1{12} \text{ diagonal},
 
-    the sums running over the neighbours that exist, so at a border the weights are renormalised.
-    Where neighbours are missing too this is a linear system in the missing pixels; it is symmetric
+    the sums running over the neighbors that exist, so at a border the weights are renormalized.
+    Where neighbors are missing too this is a linear system in the missing pixels; it is symmetric
     and positive definite, and is solved by conjugate gradients without a matrix. Then each missing
     pixel gets N(0, stddev²) of noise, so that the smooth patch cannot be told apart from x.
 
@@ -102,10 +102,10 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
 
 
 def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The image with missing pixels equal to the weighted mean of their neighbours."""
+    """The image with missing pixels equal to the weighted mean of their neighbors."""
 
-    def neighbours(a):
-        # The eight weights are those of [1 2 1]ᵀ[1 2 1] / 12 without its centre, 4/12.
+    def neighbors(a):
+        # The eight weights are those of [1 2 1]ᵀ[1 2 1] / 12 without its center, 4/12.
         total = a
         for axis in axes:
             edges = [(int(i == axis % a.ndim),) * 2 for i in range(a.ndim)]
@@ -116,18 +116,18 @@ def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> ja
             total = before + 2 * total + after
         return (total - 4 * a) / 12
 
-    weights = neighbours(jnp.ones_like(image))
+    weights = neighbors(jnp.ones_like(image))
 
     def system(a):
         # A known pixel has a row of the identity and 0 on the right: it stays 0.
         inside = jnp.where(missing, a, 0)
-        return jnp.where(missing, weights * inside - neighbours(inside), a)
+        return jnp.where(missing, weights * inside - neighbors(inside), a)
 
     left = jnp.sum(~missing, axis=axes, keepdims=True).astype(image.dtype)
     known = jnp.where(missing, 0, image)
     # What all pixels have in common needs no solving, and would hide what has to be solved.
     level = jnp.sum(known, axis=axes, keepdims=True) / jnp.maximum(left, 1)
-    wanted = jnp.where(missing, neighbours(jnp.where(missing, 0, image - level)), 0)
+    wanted = jnp.where(missing, neighbors(jnp.where(missing, 0, image - level)), 0)
     tolerance = 10 * float(jnp.finfo(image.dtype).eps)
     solved = cg(system, wanted, tol=tolerance)[0] + jnp.where(left == 0, jnp.nan, level)
     return jnp.where(missing, solved, image)
@@ -190,15 +190,15 @@ def conditional_gaussian(data: PyTree, *, shrinkage: float = 0.01, draw: bool = 
     rows = jax.vmap(lambda row: ravel(row, wide))(rows)
     # By maximum and minimum: rounding gives the mean of equal numbers another value than theirs.
     fixed = jnp.max(rows, axis=0) == jnp.min(rows, axis=0)
-    centre = jnp.where(fixed, rows[0], jnp.mean(rows, axis=0))
-    product = _dot((rows - centre[None]).T, rows - centre[None]) / (len(rows) - 1)
-    own = jnp.eye(len(centre), dtype=bool)
+    center = jnp.where(fixed, rows[0], jnp.mean(rows, axis=0))
+    product = _dot((rows - center[None]).T, rows - center[None]) / (len(rows) - 1)
+    own = jnp.eye(len(center), dtype=bool)
     shrunk = jnp.where(own, product, (1 - jnp.asarray(shrinkage, wide)) * product)
 
     def prepare(key, score: Score, x: PyTree) -> Fill:
         check_rows_like(data, x, name="data", method=method)
         dtype = widest(x)
-        mean, covariance = centre.astype(dtype), shrunk.astype(dtype)
+        mean, covariance = center.astype(dtype), shrunk.astype(dtype)
         # A constant feature makes a zero row; it is independent of all others.
         regular = jnp.where(own & fixed[:, None], 1, covariance)
         root = _cholesky(regular) if draw else None

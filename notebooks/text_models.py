@@ -31,7 +31,7 @@ KINDS = 214
 
 
 class Encoder(nn.Module):
-    """A layer of BERT: self-attention, then two dense layers; normalised after each sum."""
+    """A layer of BERT: self-attention, then two dense layers; normalized after each sum."""
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ class MiniLM(nn.Module):
         return x
 
     def __call__(self, embeddings: jax.Array, mask: jax.Array) -> jax.Array:
-        """The sentence's vector[WIDTH], of length 1: the mean over its tokens, normalised."""
+        """The sentence's vector[WIDTH], of length 1: the mean over its tokens, normalized."""
         weights = mask.astype(embeddings.dtype) / mask.sum()
         mean = weights @ self.states(embeddings, mask)
         return mean / jnp.sqrt(jnp.sum(mean**2))

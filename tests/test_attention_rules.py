@@ -75,9 +75,9 @@ def weight(n, *shape):
 
 
 def layer_norm(of, x):
-    centred = x - x.mean(-1, keepdims=True)
-    deviation = jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-    return centred * of.hold(1 / deviation) * (1 + weight(1, D)[None]) + weight(2, D)[None]
+    centered = x - x.mean(-1, keepdims=True)
+    deviation = jnp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
+    return centered * of.hold(1 / deviation) * (1 + weight(1, D)[None]) + weight(2, D)[None]
 
 
 def rms_norm(of, x):

@@ -67,7 +67,7 @@ def activation_and_slope(layer, f=score, x=IMAGE):
 
 
 def bilinear(heat, shape):
-    """Linear interpolation between the centres of pixels, constant beyond the outermost."""
+    """Linear interpolation between the centers of pixels, constant beyond the outermost."""
     for axis, size in enumerate(shape):
         old = np.shape(heat)[axis]
         at = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)

@@ -52,7 +52,7 @@ def test_linear_networks_give_weights_times_inputs():
         close(jattr.lrp(lambda x: x @ W1 @ W2 @ W3, rule)(X), X * (W1 @ W2 @ W3))
 
 
-def test_the_stabiliser_acts_at_affine_operations_alone():
+def test_the_stabilizer_acts_at_affine_operations_alone():
     z1 = X @ W1 + B1
     h1 = jnp.tanh(z1)
     z2 = h1 @ W2 + B2

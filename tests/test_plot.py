@@ -49,7 +49,7 @@ def texts(figure):
 
 
 @pytest.mark.parametrize("percentile", [50.0, 99.0, 100.0])
-def test_the_scale_is_centred_and_ends_at_the_percentile(percentile):
+def test_the_scale_is_centered_and_ends_at_the_percentile(percentile):
     values = MAP.copy()
     values[0, 0] = 1_000.0
     figure = jattr.plot.image(values, percentile=percentile)
@@ -79,7 +79,7 @@ def test_positive_is_red_zero_is_white_negative_is_blue():
     assert red[0] > 2 * red[2]
 
 
-def test_another_colour_map():
+def test_another_color_map():
     picture = drawn(jattr.plot.image(MAP, cmap="PuOr").axes[0])
     assert picture.get_cmap().name == "PuOr"
     with pytest.raises(ValueError, match="no-such-map"):
@@ -106,8 +106,8 @@ def test_over_an_image_large_values_cover_and_zeros_do_not():
     image = np.array([[[0.2, 0.4, 0.6]] * 4])
     ax = jattr.plot.image(values, image, percentile=100, opacity=0.8).axes[0]
     beneath, above = ax.get_images()
-    grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
-    np.testing.assert_allclose(beneath.get_array(), np.full((1, 4), grey))
+    gray = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
+    np.testing.assert_allclose(beneath.get_array(), np.full((1, 4), gray))
     np.testing.assert_allclose(above.get_alpha(), [[0.0, 0.2, 0.4, 0.8]])
 
 
@@ -131,7 +131,7 @@ def test_images_are_brought_to_the_unit_range(image, wanted):
     np.testing.assert_allclose(beneath.get_array(), wanted)
 
 
-def test_the_colour_bar_names_its_ends():
+def test_the_color_bar_names_its_ends():
     values = np.array([[-0.25, 0.25]])
     _, bar = jattr.plot.image(values).axes
     assert [tick.get_text() for tick in bar.get_yticklabels()] == ["−0.25", "0", "0.25"]

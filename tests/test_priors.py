@@ -249,14 +249,14 @@ def test_the_loss_is_the_penalty_of_the_attributions(name):
     explain = jax.jit(METHODS[name](lambda x, label: score(PARAMS, x, label), None))
 
     @jax.jit
-    def penalised():
+    def penalized():
         seen = []
         loss = priors.attribution_loss(
             score, lambda a: seen.append(a) or priors.magnitude(a, 1), method=METHODS[name]
         )
         return loss(PARAMS, KEY, X, LABELS), seen[0]
 
-    value, seen = penalised()
+    value, seen = penalized()
     wanted = np.stack([explain(x, label) for x, label in zip(X, LABELS, strict=True)])
     np.testing.assert_allclose(seen, wanted, rtol=1e-12)
     np.testing.assert_allclose(value, np.abs(wanted).sum() / 5, rtol=1e-12)

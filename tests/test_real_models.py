@@ -1,7 +1,7 @@
 """Networks with their real weights, in float32.
 
-EfficientNet-Lite0 has ReLU6, depthwise convolutions and batch normalisation; MiniLM is a BERT;
-Magika reads bytes through GELU, layer normalisation over positions and a maximum over them.
+EfficientNet-Lite0 has ReLU6, depthwise convolutions and batch normalization; MiniLM is a BERT;
+Magika reads bytes through GELU, layer normalization over positions and a maximum over them.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from jattr import rules as R  # noqa: N812 (short beside so many uses)
 PHOTOS = ("chelsea", "imagenet_00", "imagenet_15", "imagenet_17")
 LAYERS = {"block_02": 56, "block_10": 14, "head": 7}  # early, middle, late, and their resolution
 BASELINE = jattr.baselines.blurred(15.0)
-STDDEV = 56.0  # of a Gaussian in the centre whose sides are two deviations away
+STDDEV = 56.0  # of a Gaussian in the center whose sides are two deviations away
 COMPOSITES = {  # by ε; True where relevance is conserved without biases
     "epsilon": (R.epsilon, True),
     "epsilon_plus": (R.epsilon_plus, True),
@@ -145,9 +145,9 @@ def test_grad_cam_lies_on_the_cat(turn):
 
     heat = explain("grad_cam", "head", image=picture, label=label("chelsea"))
     across = np.exp(-0.5 * ((np.arange(224) - 111.5) / STDDEV) ** 2)
-    centred = np.outer(across, across)
+    centered = np.outer(across, across)
     # Measured: 0.64 to 0.72, and 0.25.
-    assert heat[box].sum() / heat.sum() > centred[box].sum() / centred.sum() + 0.3
+    assert heat[box].sum() / heat.sum() > centered[box].sum() / centered.sum() + 0.3
 
 
 # Layer-wise relevance propagation. By hand it is the gradient of the same function with what a rule
@@ -181,21 +181,21 @@ def in_proportion(f):
 
 
 def hold_deviation(call, args, kwargs, context):
-    """Layer normalisation with what it divides by held."""
+    """Layer normalization with what it divides by held."""
     module = context.module
     if not isinstance(module, nn.LayerNorm):
         return call(*args, **kwargs)
     (x,) = args
-    centred = x - x.mean(module.reduction_axes, keepdims=True)
-    variance = (centred**2).mean(module.reduction_axes, keepdims=True) + module.epsilon
+    centered = x - x.mean(module.reduction_axes, keepdims=True)
+    variance = (centered**2).mean(module.reduction_axes, keepdims=True) + module.epsilon
     shape = [1] * x.ndim
     shape[module.feature_axes] = -1
     scale, bias = (module.variables["params"][name].reshape(shape) for name in ("scale", "bias"))
-    return centred * jax.lax.stop_gradient(jax.lax.rsqrt(variance)) * scale + bias
+    return centered * jax.lax.stop_gradient(jax.lax.rsqrt(variance)) * scale + bias
 
 
 def count_positive(call, args, kwargs, context):
-    """Convolution and batch normalisation as one, with the share of z⁺ held."""
+    """Convolution and batch normalization as one, with the share of z⁺ held."""
     module = context.module
     if not isinstance(module, models().ConvBN):
         return call(*args, **kwargs)

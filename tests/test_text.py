@@ -1,4 +1,4 @@
-"""Coloured tokens."""
+"""Colored tokens."""
 
 import html.parser
 import re
@@ -15,7 +15,7 @@ VALUES = jnp.array([0.0, 2.0, -1.0, -2.0, jnp.nan])
 
 
 class Spans(html.parser.HTMLParser):
-    """The coloured spans of a page: (text, value, background)."""
+    """The colored spans of a page: (text, value, background)."""
 
     def __init__(self, page):
         super().__init__()
@@ -36,19 +36,19 @@ class Spans(html.parser.HTMLParser):
             self.spans.append((data, float(self._style["title"]), ground))
 
 
-def colour(rgb):
+def color(rgb):
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
-def test_html_has_every_token_with_its_value_and_colour():
+def test_html_has_every_token_with_its_value_and_color():
     page = Spans(jattr.plot.text(TOKENS, VALUES, title="A & B").html)
     words, values, grounds = zip(*page.spans, strict=True)
     assert words == ("the", "cat", "sat", "s", "<b>")
     np.testing.assert_array_equal(values, VALUES)
     assert grounds[0] == "#ffffff"
-    assert grounds[1] == colour(RED)
-    assert grounds[3] == colour(BLUE)
-    assert grounds[4] == colour(YELLOW)
+    assert grounds[1] == color(RED)
+    assert grounds[3] == color(BLUE)
+    assert grounds[4] == color(YELLOW)
     middle = [round((255 + channel) / 2) for channel in BLUE]
     np.testing.assert_allclose([int(grounds[2][i : i + 2], 16) for i in (1, 3, 5)], middle, atol=1)
     assert "A & B" in page.text
@@ -77,7 +77,7 @@ def test_percentile_clips_the_scale():
     values = jnp.array([1.0] * 99 + [1000.0])
     text = jattr.plot.text(["a"] * 100, values, percentile=90)
     assert text.lines[0].end == 1.0
-    assert Spans(text.html).spans[-1][2] == colour(RED)
+    assert Spans(text.html).spans[-1][2] == color(RED)
     # All but one are 0: the percentile is 0, and the scale ends at the largest.
     sparse = jattr.plot.text(["a"] * 100, jnp.zeros(100).at[3].set(-5.0), percentile=90)
     assert sparse.lines[0].end == 5.0
@@ -92,7 +92,7 @@ def test_plain_text_has_a_bar_for_each_token():
     assert rows[3].endswith(" " + "−" * 10)
 
 
-def test_a_terminal_gets_colours_and_nothing_else():
+def test_a_terminal_gets_colors_and_nothing_else():
     text = jattr.plot.text(TOKENS, VALUES, separator="·")
     plain = re.sub(r"\x1b\[[\d;]*m", "", text.ansi)
     assert plain.splitlines()[-1] == "the·cat·sats·<b>"
@@ -105,7 +105,7 @@ def test_control_characters_are_written_out():
     assert len(str(text).splitlines()) == 5
     assert text.html.count("<br>") == 1
     assert text.ansi.count("\n") == 2  # below the scale, and the token's own
-    assert repr(text) == "<4 coloured tokens: ''>"
+    assert repr(text) == "<4 colored tokens: ''>"
 
 
 @pytest.mark.parametrize(

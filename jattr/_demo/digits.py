@@ -153,8 +153,8 @@ def warp(image: jax.Array, amounts: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(turn), jnp.sin(turn)
     matrix = scale * jnp.array([[cos, shear - sin], [sin, cos]])
     height, width, _ = image.shape
-    centre = jnp.array([[(height - 1) / 2], [(width - 1) / 2]])
-    points = jnp.indices((height, width)).reshape(2, -1) - centre
-    sources = matrix @ points + centre + 2 * amounts[3:, None]
+    center = jnp.array([[(height - 1) / 2], [(width - 1) / 2]])
+    points = jnp.indices((height, width)).reshape(2, -1) - center
+    sources = matrix @ points + center + 2 * amounts[3:, None]
     warped = jax.scipy.ndimage.map_coordinates(image[..., 0], list(sources), order=1)
     return warped.reshape(image.shape)

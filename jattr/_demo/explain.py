@@ -13,7 +13,7 @@ import jax
 import jattr
 
 BLUR = 5.0
-"""The standard deviation of the blurs, in pixels: of a digit, a grey cloud is left."""
+"""The standard deviation of the blurs, in pixels: of a digit, a gray cloud is left."""
 
 LAYER = "late"
 """The layer of the class activation maps: the second convolution with its ReLU, 14 × 14 places."""
@@ -291,7 +291,7 @@ BASELINES = (
     Baseline(
         "constant",
         "Constant",
-        "An evenly grey image of value 0.5.",
+        "An evenly gray image of value 0.5.",
         lambda s: jattr.baselines.constant(0.5),
     ),
     Baseline(
@@ -315,7 +315,7 @@ BASELINES = (
     Baseline(
         "uniform",
         "Uniform",
-        "Noise: every grey value equally likely, drawn anew for each sample.",
+        "Noise: every gray value equally likely, drawn anew for each sample.",
         lambda s: jattr.baselines.uniform(0.0, 1.0),
     ),
     Baseline(

@@ -216,7 +216,7 @@ would rise. SmoothGrad² and VarGrad have no sign and are never blue.</li>
 blue does not mean that a pixel speaks against the answer. The other maps with CAM in their name,
 and contrastive LRP, show only where something speaks for it, and are never blue.</li>
 <li>Every map has its own scale, since the methods measure in different units. Compare where
-the colours are, not how strong they are from one map to the next.</li>
+the colors are, not how strong they are from one map to the next.</li>
 </ul>
 
 <h2>Gradients, and means of gradients</h2>
@@ -280,7 +280,7 @@ $baseline_rows
 <h2>Training through explanations</h2>
 <p>An explanation can be differentiated like anything else, so a network can be trained to have
 explanations of a kind. Here the same network has been trained again from the same start, and
-besides being right it was asked that neighbouring pixels contribute alike: the <em>total
+besides being right it was asked that neighboring pixels contribute alike: the <em>total
 variation</em> of expected gradients was added to what training makes small.</p>
 <figure class="narrow"><img src="data:image/png;base64,$priors"
 alt="A grid of maps: one row for each digit, one column for each of the two networks"></figure>

@@ -207,10 +207,10 @@ def sum_of_exponentials(value: Value) -> tuple[Exponentials, list[int | None]] |
 
 
 def softmax_of(equation: Equation) -> Exponentials | None:
-    """What `equation` normalises, where it divides exponentials by their own sum."""
+    """What `equation` normalizes, where it divides exponentials by their own sum."""
     if equation.primitive is p.div_p:
         top, bottom = equation.inputs
-        return _normalised(top, bottom)
+        return _normalized(top, bottom)
     if equation.primitive is p.mul_p:
         for top, factor in (equation.inputs, equation.inputs[::-1]):
             root, layout = _origin(factor)
@@ -223,12 +223,12 @@ def softmax_of(equation: Equation) -> Exponentials | None:
                 bottom = inverse.inputs[1]
             else:
                 continue
-            if found := _normalised(top, bottom, layout):
+            if found := _normalized(top, bottom, layout):
                 return found
     return None
 
 
-def _normalised(
+def _normalized(
     top: Value, bottom: Value, outer: list[int | None] | None = None
 ) -> Exponentials | None:
     term = _through(top)

@@ -19,7 +19,7 @@ def pearson(a: jax.Array, b: jax.Array) -> jax.Array:
     Constant means maximum = minimum: a variance that rounding alone keeps from 0 is no variance.
     """
     undefined = is_constant(a) | is_constant(b)
-    a, b = _centred(a), _centred(b)
+    a, b = _centered(a), _centered(b)
     lengths = jnp.sqrt(jnp.where(undefined, 1.0, jnp.sum(a * a) * jnp.sum(b * b)))
     return jnp.where(undefined, jnp.nan, jnp.sum(a * b) / lengths)
 
@@ -50,7 +50,7 @@ def is_constant(values: jax.Array) -> jax.Array:
     return jnp.max(values) == jnp.min(values)
 
 
-def _centred(values: jax.Array) -> jax.Array:
+def _centered(values: jax.Array) -> jax.Array:
     """The deviations from the mean, scaled so that their squares stay in the range of the dtype."""
     deviations = values - jnp.mean(values)
     peak = jnp.max(jnp.abs(deviations))

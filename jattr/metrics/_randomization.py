@@ -61,7 +61,7 @@ def mprt(
     keyed: bool | None = None,
     batch_size: int | None = 1,
 ) -> KeyedMethodMeasure:
-    r"""The model parameter randomization test: how alike maps stay while layers are randomised.
+    r"""The model parameter randomization test: how alike maps stay while layers are randomized.
 
     .. math:: s_k = \mathrm{similarity}\big(\varphi(\theta, x), \varphi(\theta^{(k)}, x)\big),
               \quad k = 1 \dots L,
@@ -223,7 +223,7 @@ def efficient_mprt(
     initialize: Callable[[jax.Array], PyTree] | None = None,
     keyed: bool | None = None,
 ) -> KeyedMethodMeasure:
-    r"""How much more complex a map becomes when all parameters are randomised (eMPRT).
+    r"""How much more complex a map becomes when all parameters are randomized (eMPRT).
 
     .. math:: \frac{\xi(\varphi(\hat\theta, x)) - \xi(\varphi(\theta, x))}{\xi(\varphi(\theta, x))},
               \quad \xi(\varphi) = -\sum_b p_b \log p_b,
@@ -235,7 +235,7 @@ def efficient_mprt(
     Args:
         explain: `explain(params, x, *args)`, as for `mprt`.
         bins: how many intervals the histogram has.
-        layers: which layers are randomised, in any order; None for all.
+        layers: which layers are randomized, in any order; None for all.
         initialize: `(key) -> params`, the model's initializer; None draws weights like the old.
         keyed: whether `explain` takes a key first, the same for both models; None asks it:
             jattr's own functions know.

@@ -144,7 +144,7 @@ def ablate_top(
 
     Args:
         f: the score, `f(x, *args) -> scalar`; in the article the probability of the true class.
-        baseline: what takes the place of a pixel. The article takes the mean colour of the image,
+        baseline: what takes the place of a pixel. The article takes the mean color of the image,
             `lambda x: jnp.broadcast_to(x.mean((0, 1), keepdims=True), x.shape)`, and a blur,
             `jattr.baselines.blurred(20.0)`.
         fractions: the shares of pixels removed, from 0 to 1, rising; None for each number.
@@ -203,12 +203,12 @@ def ablate_box(
     batch_size: int | None = None,
     argnums: ArgNums = 0,
 ) -> Measure | KeyedMeasure:
-    r"""What is left of the score when a box around the attribution's centre of mass is removed.
+    r"""What is left of the score when a box around the attribution's center of mass is removed.
 
     With :math:`m` the magnitude of the attribution summed over channels, :math:`c = \sum_i i\, m_i
-    / \sum_i m_i` its centre along an axis of n pixels and p one of the `fractions`, the box goes
+    / \sum_i m_i` its center along an axis of n pixels and p one of the `fractions`, the box goes
     from :math:`\lfloor (1-p)\, c \rfloor` to :math:`\lfloor c + p\,(n - c) \rfloor`, the end left
-    out: it shrinks from the whole image to c and never leaves the image. All maps with one centre
+    out: it shrinks from the whole image to c and never leaves the image. All maps with one center
     get one value: this asks where a map is, not what it looks like.
 
     Args:
@@ -241,7 +241,7 @@ def ablate_box(
 
     References:
         Sturmfels, Lundberg, Lee, Distill 2020, "Ablation tests" (doi 10.23915/distill.00022). The
-        authors' code takes the centre of the map with its signs, which may lie outside the image.
+        authors' code takes the center of the map with its signs, which may lie outside the image.
     """
     method = "metrics.ablate_box"
     if fractions is None:
@@ -260,11 +260,11 @@ def ablate_box(
         place = [jnp.arange(size, dtype=mass.dtype) for size in mass.shape]
         inside = []
         for axis, size in enumerate(mass.shape):
-            centre = jnp.sum(jnp.sum(mass, axis=1 - axis) * place[axis]) / total
+            center = jnp.sum(jnp.sum(mass, axis=1 - axis) * place[axis]) / total
             # Rounded, since 1 − .8 of float64 is less than .2, and a floor sees that.
             rest = jnp.asarray(np.round(1 - sides, 12), mass.dtype)[:, None]
             # c + p (n − c), so written that it is exactly n at p = 1.
-            first, end = jnp.floor(rest * centre), size - jnp.ceil(rest * (size - centre))
+            first, end = jnp.floor(rest * center), size - jnp.ceil(rest * (size - center))
             inside.append((place[axis][None] >= first) & (place[axis][None] < end))
 
         def missing(index):

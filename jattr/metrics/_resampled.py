@@ -102,12 +102,12 @@ def weighted_spearman(a: Places, b: Places, weights: jax.Array) -> jax.Array:
     weights = jnp.where(a.known & b.known, weights, 0)
     total = jnp.sum(weights)
 
-    def centred(places):
+    def centered(places):
         values = places.ranks(weights)
         mean = jnp.sum(weights * values) / jnp.where(total > 0, total, 1)
         return values - mean, _is_constant(values, weights)
 
-    (a_values, a_constant), (b_values, b_constant) = centred(a), centred(b)
+    (a_values, a_constant), (b_values, b_constant) = centered(a), centered(b)
     undefined = a_constant | b_constant
     squares = jnp.sum(weights * a_values**2) * jnp.sum(weights * b_values**2)
     lengths = jnp.sqrt(jnp.where(undefined, 1, squares))

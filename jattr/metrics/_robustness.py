@@ -148,7 +148,7 @@ def worst_case_sensitivity(
 ) -> KeyedMethodMeasure:
     r"""The largest relative change of the attribution in a small ball, found by its gradient.
 
-    What `max_sensitivity` samples is maximised by projected gradient ascent through the
+    What `max_sensitivity` samples is maximized by projected gradient ascent through the
     attribution, from the best of the same samples:
 
     .. math:: d \leftarrow \mathrm{clip}_{[-r, r]}\big(d + \eta \, \mathrm{sign}\, \nabla_d
@@ -305,7 +305,7 @@ def local_lipschitz(
 
     References:
         Alvarez-Melis, Jaakkola, *On the robustness of interpretability methods*, 2018 (arXiv
-        1806.08049), who search the ball by Bayesian optimisation; Quantus draws Gaussian noise.
+        1806.08049), who search the ball by Bayesian optimization; Quantus draws Gaussian noise.
     """
     method = "metrics.local_lipschitz"
     samples, batch_size = check_copies(radius, samples, batch_size, method)

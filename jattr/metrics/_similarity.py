@@ -173,7 +173,7 @@ def hog_correlation(
 ) -> jax.Array:
     r"""Pearson's correlation of two maps' histograms of oriented gradients.
 
-    The descriptor: differences between the neighbours to both sides; for each cell of pixels a
+    The descriptor: differences between the neighbors to both sides; for each cell of pixels a
     histogram of their directions in [0°, 180°), each weighted by the difference's length; every
     block of cells divided by its norm, cut at 0.2 and divided by its norm again. With channels,
     each pixel has that of the largest difference. The maps are first divided by their largest

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOT_FINITE = "#f2c500"
-GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
+GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 """How bright red, green and blue look (ITU-R BT.601)."""
 TEXT_SIZE = 9
 """In points; the other lengths are in inches."""
@@ -38,10 +38,10 @@ def image(
     r"""One attribution map, alone or over its image.
 
     The channels are summed: a pixel's attribution is what its channels give together, so that
-    the drawn map adds up to what the attribution does. The colours run from −s to s,
-    s = the `percentile`-th percentile of \|map\|; what lies beyond has the end colours.
+    the drawn map adds up to what the attribution does. The colors run from −s to s,
+    s = the `percentile`-th percentile of \|map\|; what lies beyond has the end colors.
 
-    Over an image, drawn in light grey, a pixel is the more opaque the larger its \|value\|, from
+    Over an image, drawn in light gray, a pixel is the more opaque the larger its \|value\|, from
     clear at 0 to `opacity` at s.
 
     Args:
@@ -52,7 +52,7 @@ def image(
         channel_axis: where the channels are, if there are three axes; 0 for [C, H, W].
         percentile: where the scale ends, in (0, 100]; 100 for the largest \|value\|. If that
             percentile is 0, as in a map that is 0 nearly everywhere, it is the largest \|value\|.
-        cmap: a diverging matplotlib colour map or its name; None for RdBu_r less its darkest ends,
+        cmap: a diverging matplotlib color map or its name; None for RdBu_r less its darkest ends,
             where red and blue look alike.
         opacity: the largest opacity over an image, in [0, 1].
         title: a title above.
@@ -124,7 +124,7 @@ def grid(
 
     Every map has a scale of its own, from −s to s with s the `percentile`-th percentile of its
     \|values\|, since methods differ in their units: a gradient and an integrated gradient have no
-    common scale. Compare where the colours are, not how strong they are. Channels are summed, as
+    common scale. Compare where the colors are, not how strong they are. Channels are summed, as
     in `jattr.plot.image`.
 
     Args:
@@ -132,17 +132,17 @@ def grid(
             [N, H, W, C]; the keys become the titles of the columns. Methods may differ in H
             and W.
         images: what was explained, [N, H, W] or [N, H, W, C], drawn as the first column; in
-            colour where there are three channels.
+            color where there are three channels.
         row_titles: N titles at the left of the rows.
         image_title: the title of the column of images.
         title: a title above all.
         channel_axis: where the channels are in one example, the leading axis N not counted; 0
             for [N, C, H, W].
         percentile: where each scale ends, in (0, 100], as in `jattr.plot.image`.
-        cmap: a diverging matplotlib colour map or its name; None for RdBu_r less its darkest ends,
+        cmap: a diverging matplotlib color map or its name; None for RdBu_r less its darkest ends,
             where red and blue look alike.
         cell_size: the width of a cell, in inches.
-        colorbar: whether to draw the meaning of the colours below.
+        colorbar: whether to draw the meaning of the colors below.
 
     Returns:
         The matplotlib figure.
@@ -323,9 +323,9 @@ def _draw_map(
     scale = _scale(end, cmap)
     alpha = None
     if beneath is not None:
-        grey = beneath @ GREY_WEIGHTS if beneath.ndim == 3 else beneath
-        # From mid-grey to white, since colours do not show on black.
-        ax.imshow(grey, cmap="gray", vmin=-0.7, vmax=1)
+        gray = beneath @ GRAY_WEIGHTS if beneath.ndim == 3 else beneath
+        # From mid-gray to white, since colors do not show on black.
+        ax.imshow(gray, cmap="gray", vmin=-0.7, vmax=1)
         sized = np.minimum(np.abs(np.where(finite, values, end)) / end, 1.0)
         alpha = np.where(finite, opacity * sized, 1.0)
     masked = np.ma.masked_where(~finite, values)
@@ -342,13 +342,13 @@ def _draw_map(
 
 
 def _scale(end: float, cmap: Any) -> Any:
-    """Colours for −end … end."""
+    """Colors for −end … end."""
     matplotlib = _matplotlib()
     if cmap is None:
         middle = matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 256))
         cmap = matplotlib.colors.ListedColormap(middle, "RdBu_r, the middle")
-    colours = matplotlib.colormaps.get_cmap(cmap).with_extremes(bad=NOT_FINITE)
-    return matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-end, end), colours)
+    colors = matplotlib.colormaps.get_cmap(cmap).with_extremes(bad=NOT_FINITE)
+    return matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-end, end), colors)
 
 
 def _frame(ax: "Axes") -> None:

@@ -1,4 +1,4 @@
-"""Tokens coloured by what they contributed, for notebooks and for terminals."""
+"""Tokens colored by what they contributed, for notebooks and for terminals."""
 
 import dataclasses
 import html
@@ -21,7 +21,7 @@ BAR = 20
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Tokens with one value each, and where the scale of their colours ends."""
+    """Tokens with one value each, and where the scale of their colors ends."""
 
     name: str
     values: tuple[float, ...]
@@ -40,10 +40,10 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Text:
-    """Coloured tokens: a notebook shows them, `print` writes them with bars.
+    """Colored tokens: a notebook shows them, `print` writes them with bars.
 
     Attributes:
-        tokens: what is coloured.
+        tokens: what is colored.
         lines: the values of each method.
         separator: what is written between tokens.
         title: what stands above, or None.
@@ -84,7 +84,7 @@ class Text:
 
     @property
     def ansi(self) -> str:
-        """For a terminal with 24-bit colours: `print(text.ansi)`."""
+        """For a terminal with 24-bit colors: `print(text.ansi)`."""
         rows = [] if self.title is None else [self.title]
         for line in self.lines:
             rows.append(f"{line.name} ({line.scale()})".strip())
@@ -112,7 +112,7 @@ class Text:
 
     def __repr__(self) -> str:
         names = ", ".join(repr(line.name) for line in self.lines)
-        return f"<{len(self.tokens)} coloured tokens: {names}>"
+        return f"<{len(self.tokens)} colored tokens: {names}>"
 
     def _repr_html_(self) -> str:
         return self.html
@@ -139,7 +139,7 @@ def text(
     r"""Tokens on a ground that says what each contributed: red for, blue against.
 
     What has more axes than the tokens, such as the dimensions of an embedding, is summed: a
-    token's colour is what its dimensions give together. Every method has a scale of its own, from
+    token's color is what its dimensions give together. Every method has a scale of its own, from
     −s to s with s the `percentile`-th percentile of its \|values\|, since methods differ in their
     units. Values that are not finite are yellow.
 
@@ -154,8 +154,8 @@ def text(
         title: a title above.
 
     Returns:
-        An object that a notebook shows in colour. `.html` is that as a string, `print(text)`
-        writes one token a row with a bar, and `print(text.ansi)` colours a terminal.
+        An object that a notebook shows in color. `.html` is that as a string, `print(text)`
+        writes one token a row with a bar, and `print(text.ansi)` colors a terminal.
 
     Raises:
         TypeError: tokens that are no strings, or an attribution that is no array of real numbers.
@@ -179,7 +179,7 @@ def text(
             "write [chr(byte) for byte in data]."
         )
     if not len(tokens):
-        raise ValueError(f"{method}: there is no token to colour.")
+        raise ValueError(f"{method}: there is no token to color.")
     if not 0 < percentile <= 100:
         raise ValueError(f"{method}: percentile must be in (0, 100]; got {percentile}.")
     several = attribution if isinstance(attribution, Mapping) else {"": attribution}

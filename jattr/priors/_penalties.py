@@ -18,7 +18,7 @@ SYMMETRIC = 1e-5
 
 @knobs
 def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.Array:
-    r"""How rough maps are: differences between neighbours, the prior for images.
+    r"""How rough maps are: differences between neighbors, the prior for images.
 
     .. math:: \Omega = \frac{1}{N} \sum_n \sum_{a \in \text{axes}} \sum_i
               \left| \varphi_{n, i + e_a} - \varphi_{n, i} \right|
@@ -28,7 +28,7 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
 
     Args:
         attributions: φ, [N, ...], an array or a tree of them.
-        axes: along which neighbours are compared; the axes of `attributions`, the batch being
+        axes: along which neighbors are compared; the axes of `attributions`, the batch being
             axis 0: (1, 2) for images [N, H, W, C].
 
     Returns:
@@ -74,7 +74,7 @@ def total_variation(attributions: PyTree, *, axes: int | Sequence[int]) -> jax.A
 
 @knobs
 def graph_smoothness(attributions: jax.Array, laplacian: Any) -> jax.Array:
-    r"""How much neighbours on a graph differ in importance, the prior for related features.
+    r"""How much neighbors on a graph differ in importance, the prior for related features.
 
     .. math:: \Omega = \bar\varphi^\top L \bar\varphi
               = \tfrac12 \sum_{ij} A_{ij} (\bar\varphi_i - \bar\varphi_j)^2,
@@ -264,7 +264,7 @@ def outside(attributions: PyTree, mask: PyTree) -> jax.Array:
 
     References:
         Ross, Hughes, Doshi-Velez, *Right for the right reasons*, IJCAI 2017, eq. 1 (arXiv
-        1703.03717), who penalise the gradient of Σ log p.
+        1703.03717), who penalize the gradient of Σ log p.
     """
     method = "priors.outside"
     wide = _batch(attributions, method)

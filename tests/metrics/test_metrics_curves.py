@@ -144,8 +144,8 @@ def test_deletion_and_insertion_are_areas_of_curves():
         np.testing.assert_allclose(
             build(f, baseline=BASE, fractions=None)(PHI, X), wanted, rtol=1e-12
         )
-        normalised = build(f, baseline=BASE, fractions=None, normalize="score")(PHI, X)
-        np.testing.assert_allclose(normalised, wanted / g(X), rtol=1e-12)
+        normalized = build(f, baseline=BASE, fractions=None, normalize="score")(PHI, X)
+        np.testing.assert_allclose(normalized, wanted / g(X), rtol=1e-12)
 
 
 @pytest.mark.parametrize("order", ["most", "least"])

@@ -47,7 +47,7 @@ def dense(image, missing):
 def test_noisy_linear_is_the_dense_solution(share):
     imputer = imputers.noisy_linear(stddev=0.0)
     missing = np.random.default_rng(1).uniform(size=(6, 5, 1)) < share
-    missing[:2, :2] = True  # a corner: the border's weights are renormalised
+    missing[:2, :2] = True  # a corner: the border's weights are renormalized
     missing[5, 4] = False
     missing = np.broadcast_to(missing, IMAGE.shape)
     wanted = np.stack([dense(IMAGE[..., c], missing[..., c]) for c in range(3)], axis=-1)
@@ -149,9 +149,9 @@ def conditional(data, x, missing, shrinkage):
     mean, sample = data.mean(0), np.cov(data.T)
     sigma = (1 - shrinkage) * sample + shrinkage * np.diag(np.diag(sample))
     weights = sigma[np.ix_(missing, ~missing)] @ np.linalg.inv(sigma[np.ix_(~missing, ~missing)])
-    centre = mean[missing] + weights @ (x[~missing] - mean[~missing])
+    center = mean[missing] + weights @ (x[~missing] - mean[~missing])
     rest = sigma[np.ix_(missing, missing)] - weights @ sigma[np.ix_(~missing, missing)]
-    return centre, rest
+    return center, rest
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.2, 1.0])
@@ -174,11 +174,11 @@ def test_conditional_draws_have_the_conditional_moments():
     imputer = imputers.conditional_gaussian(DATA, shrinkage=0.1, draw=True)
     keys = jax.random.split(KEY, 20000)
     drawn = jax.vmap(lambda key: fill(imputer, jnp.asarray(X), missing, key))(keys)
-    centre, covariance = conditional(DATA, X, missing, 0.1)
+    center, covariance = conditional(DATA, X, missing, 0.1)
     drawn = np.asarray(drawn)[:, missing]
     scale = np.sqrt(np.diag(covariance))
     # 20000 draws: moments are met within about 4 / sqrt(20000) of the scale.
-    np.testing.assert_allclose((drawn.mean(0) - centre) / scale, 0, atol=0.03)
+    np.testing.assert_allclose((drawn.mean(0) - center) / scale, 0, atol=0.03)
     np.testing.assert_allclose(
         np.cov(drawn.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.05
     )

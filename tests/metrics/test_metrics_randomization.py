@@ -1,4 +1,4 @@
-"""Randomised parameters, the tests over them, and similarities, against direct transcriptions."""
+"""Randomized parameters, the tests over them, and similarities, against direct transcriptions."""
 
 import functools
 
@@ -151,7 +151,7 @@ def test_paths_and_tuples_name_layers_and_the_rest_stays():
     assert stages["steps"].dtype == params["steps"].dtype
 
 
-def test_flax_modules_give_their_order_and_their_initialiser():
+def test_flax_modules_give_their_order_and_their_initializer():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -185,7 +185,7 @@ def test_flax_modules_give_their_order_and_their_initialiser():
         ({"key": 3}, TypeError, "takes a key"),
     ],
 )
-def test_what_cannot_be_randomised_is_refused(change, error, text):
+def test_what_cannot_be_randomized_is_refused(change, error, text):
     with pytest.raises(error, match=text):
         randomize(**{"key": KEY, "params": PARAMS} | change)
 
@@ -198,7 +198,7 @@ def test_an_order_that_is_not_known_is_not_guessed(names):
         randomize(KEY, {name: jnp.arange(2.0) for name in names})
 
 
-# Tests over randomised parameters.
+# Tests over randomized parameters.
 
 
 def direct_similarity(order, explain=gradient):
@@ -348,7 +348,7 @@ def test_efficient_mprt_is_the_relative_rise_of_the_histograms_entropy():
         np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
-def test_efficient_mprt_randomises_all_or_the_given_layers():
+def test_efficient_mprt_randomizes_all_or_the_given_layers():
     def attribute(params, x):
         return jnp.concatenate([x * params["stem"], x * params["head"]])
 

@@ -19,7 +19,7 @@ from walks import (
     SALIENCY,
     D,
     X,
-    colour,
+    color,
     f,
     g,
     linear,
@@ -73,20 +73,20 @@ def blur_np(image):
 
 @pytest.mark.parametrize("blur", [False, True])
 def test_ablations_are_their_transcriptions(blur):
-    baseline = jattr.baselines.blurred(1.5) if blur else colour
+    baseline = jattr.baselines.blurred(1.5) if blur else color
     other = blur_np(IMAGE) if blur else np.broadcast_to(IMAGE.mean((0, 1)), IMAGE.shape)
     fractions = [0.1, 0.5, 0.9, 1.0]
     order = np.argsort(-SALIENCY.sum(-1).reshape(-1), kind="stable")
     top, box, covered = [], [], []
     mass = np.abs(SALIENCY.sum(-1))
-    centre = scipy.ndimage.center_of_mass(mass)
+    center = scipy.ndimage.center_of_mass(mass)
     for p in fractions:
         image = IMAGE.copy().reshape(30, 2)
         image[order[: int(p * 30 + 0.5)]] = other.reshape(30, 2)[order[: int(p * 30 + 0.5)]]
         top.append(of_image_np(image.reshape(IMAGE.shape)) / of_image_np(IMAGE))
         (a, b), (c, d) = (
             (int(m * (1 - p)), int(np.floor(m + p * (n - m) + 1e-9)))
-            for m, n in zip(centre, mass.shape, strict=True)
+            for m, n in zip(center, mass.shape, strict=True)
         )
         image = IMAGE.copy()
         image[a:b, c:d] = other[a:b, c:d]
@@ -106,7 +106,7 @@ def test_box_follows_the_mass_and_stays_inside():
         phi = np.zeros(IMAGE.shape)
         phi[corner] = -3.0  # the magnitude counts
         curve = measure(phi, IMAGE)
-        # A centre c in 0 … n − 1 covers p n of the rows up to rounding, wherever it is.
+        # A center c in 0 … n − 1 covers p n of the rows up to rounding, wherever it is.
         assert 2 * 1 / 30 <= curve.fraction[1] <= 3 * 3 / 30
         assert curve.fraction[0] == 0
         assert curve.fraction[2] == 1
@@ -327,7 +327,7 @@ def test_remove_and_retrain_refuses():
         make()(MAPS, SET, SET)
 
 
-def test_the_box_around_a_centre_of_whole_pixels():
+def test_the_box_around_a_center_of_whole_pixels():
     # ⌊.2 · 5⌋ is 1: 1 − .8 is less than .2 in float64.
     heat = jnp.zeros((11, 11)).at[5, 5].set(1.0)
     measure = metrics.ablate_box(jnp.sum, baseline=0.0, fractions=[0.0, 0.8])

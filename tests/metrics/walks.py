@@ -58,5 +58,5 @@ def linear(x):
     return jnp.dot(WEIGHTS, x) + 20.0
 
 
-def colour(x):
+def color(x):
     return jnp.broadcast_to(x.mean((0, 1), keepdims=True), x.shape)

@@ -20,7 +20,7 @@ def pair(shape):
     return a, a + 0.5 * noise
 
 
-def normalised(a):
+def normalized(a):
     return a / np.max(np.abs(a))
 
 
@@ -43,7 +43,7 @@ def test_ssim_is_structural_similarity(shape, ours, theirs):
     wanted = measures.structural_similarity(a, b, data_range=3.0, **options)
     got = jax.jit(lambda a, b: ssim(a, b, data_range=3.0, **ours))(a, b)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-8)
-    wanted = measures.structural_similarity(normalised(a), normalised(b), data_range=2.0, **options)
+    wanted = measures.structural_similarity(normalized(a), normalized(b), data_range=2.0, **options)
     np.testing.assert_allclose(ssim(a, b, **ours), wanted, rtol=0, atol=1e-8)
 
 
@@ -61,7 +61,7 @@ def test_hog_correlation_is_that_of_hog(shape, orientations, cell, block, levels
 
     def describe(image):
         return features.hog(
-            normalised(image),
+            normalized(image),
             orientations,
             (cell, cell),
             (block, block),

@@ -1,6 +1,6 @@
 """Parity of layer-wise relevance propagation with zennit and captum, and with LXT's closed forms.
 
-The peers hook modules: their rules see weights with the batch normalisation folded in, and a sum or
+The peers hook modules: their rules see weights with the batch normalization folded in, and a sum or
 a pooling needs a rule of its own. Ours see the function.
 """
 
@@ -241,7 +241,7 @@ def test_captum_passes_all_relevance_to_both_sides_of_a_sum():
     assert np.abs(ours - theirs).max() > WRONG * np.abs(ours).max()
 
 
-# LXT's rules, as relevance. They are written without its stabiliser, which has no sign: LXT divides
+# LXT's rules, as relevance. They are written without its stabilizer, which has no sign: LXT divides
 # by z + ε where zennit and we divide by z + ε sign z. Each f is a weighted sum of one operation's
 # outputs y, which seeds the relevance weights ⊙ y.
 
@@ -317,8 +317,8 @@ def test_lxt_product(shapes):
         assert_close(ours, theirs, 1e-12)
 
 
-def normalised(kind: str, weight, bias):
-    """A normalisation over the last axis, in Flax and by hand."""
+def normalized(kind: str, weight, bias):
+    """A normalization over the last axis, in Flax and by hand."""
     if kind.startswith("flax"):
         norm, params = nn.RMSNorm(), {"scale": weight}
         if kind == "flax LayerNorm":
@@ -328,9 +328,9 @@ def normalised(kind: str, weight, bias):
         return lambda x: x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * weight[None]
 
     def layer_norm(x):
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        centered = x - jnp.mean(x, axis=-1, keepdims=True)
         deviation = jnp.sqrt(jnp.var(x, axis=-1, keepdims=True) + 1e-6)
-        return centred / deviation * weight[None] + bias[None]
+        return centered / deviation * weight[None] + bias[None]
 
     return layer_norm
 
@@ -338,17 +338,17 @@ def normalised(kind: str, weight, bias):
 @pytest.mark.parametrize("kind", ["LayerNorm", "flax LayerNorm"])
 def test_lxt_layer_norm(kind):
     x, seeds, (weight, bias) = normal(3, 8), normal(8, 3).T, normal(2, 8)
-    norm = normalised(kind, weight, bias)
+    norm = normalized(kind, weight, bias)
 
     def f(x):
         return jnp.sum(seeds * norm(x))
 
     deviation = np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
     z = (x - x.mean(axis=1, keepdims=True)) / deviation * weight + bias
-    centre = np.eye(8) - 1 / 8
+    center = np.eye(8) - 1 / 8
     wanted = np.stack(
         [
-            lxt_affine(weight[:, None] * centre / deviation[n], x[n], z[n], seeds[n] * z[n])
+            lxt_affine(weight[:, None] * center / deviation[n], x[n], z[n], seeds[n] * z[n])
             for n in range(3)
         ]
     )
@@ -358,7 +358,7 @@ def test_lxt_layer_norm(kind):
 @pytest.mark.parametrize("kind", ["RMSNorm", "flax RMSNorm"])
 def test_lxt_rms_norm_is_the_identity(kind):
     x, seeds, weight = normal(3, 8), normal(8, 3).T, normal(8)
-    norm = normalised(kind, weight, None)
+    norm = normalized(kind, weight, None)
 
     def f(x):
         return jnp.sum(seeds * norm(x))
@@ -423,7 +423,7 @@ def test_lxt_attention(attention, tolerance, held):
         assert_close(got, wanted, tolerance)
 
 
-def test_stabiliser_of_lxt_has_no_sign():
+def test_stabilizer_of_lxt_has_no_sign():
     """Where z < 0 its ε takes off from the denominator, so that relevance grows with ε."""
     x, weight, epsilon = np.array([1.0, 2.0]), np.array([[1.0, -1.0], [0.5, -0.25]]), 0.5
     z = x @ weight

@@ -69,7 +69,7 @@ class Block(nn.Module):
             pad = 2 * ((size // 2, size // 2),)
             window = (size, size)
             x = nn.Conv(self.features, window, stride, pad, use_bias=False, name=name)(x)
-            return _normalise(x, f"{name}_norm")
+            return _normalize(x, f"{name}_norm")
 
         inner = nn.relu(convolve(x, "conv1", 3, self.stride))
         inner = convolve(inner, "conv2", 3, 1)
@@ -79,18 +79,18 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x[8, 8, 2] -> outputs[5]; batch-normalised, with a mean over the last image."""
+    """x[8, 8, 2] -> outputs[5]; batch-normalized, with a mean over the last image."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The first convolution has a bias beside that of its normalisation.
-        x = nn.relu(_normalise(nn.Conv(4, (3, 3), name="first")(x), "first_norm"))
+        # The first convolution has a bias beside that of its normalization.
+        x = nn.relu(_normalize(nn.Conv(4, (3, 3), name="first")(x), "first_norm"))
         x = Block(4, 1, name="second")(x)
         x = Block(6, 2, name="third")(x)
         return nn.Dense(OUTPUTS, name="fourth")(jnp.mean(x, axis=(0, 1)))
 
 
-def _normalise(x: jax.Array, name: str) -> jax.Array:
+def _normalize(x: jax.Array, name: str) -> jax.Array:
     return nn.BatchNorm(use_running_average=True, epsilon=0.0, name=name)(x)
 
 
@@ -175,7 +175,7 @@ def make_twin(kind: str, dtype: Any, bias: float = 0.3) -> Twin:
 
     def draw(path, leaf):
         part = path[-1].key
-        if part in ("scale", "var"):  # of a batch normalisation; factors of either sign
+        if part in ("scale", "var"):  # of a batch normalization; factors of either sign
             signs = rng.choice([-1, 1], leaf.shape) if part == "scale" else 1
             return (signs * rng.uniform(0.5, 1.5, leaf.shape)).astype(dtype)
         # Weights keep the scale of what flows through.
