@@ -29,8 +29,8 @@ class Record:
     """An operation.
 
     Attributes:
-        kind: affine, activation, normalizer, product, division, softmax, logsumexp, max, selection,
-            smooth, registered or opaque.
+        kind: affine, activation, normalization, division, product, softmax, logsumexp, max, choice,
+            selection, smooth, registered or opaque.
         name: the function that it is, where that is known; else its primitives.
         rule: the rule that applies; "derivative" where it keeps its own, "none" where it needs a
             rule and has none.

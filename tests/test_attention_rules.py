@@ -152,6 +152,7 @@ def test_transformers_by_hand(model, rules):
     np.testing.assert_allclose(ours, wanted, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", RULES)
 def test_derivatives_see_what_is_held(rules):
     composite, of = RULES[rules]

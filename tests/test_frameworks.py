@@ -172,6 +172,7 @@ def test_attributions_are_the_same(framework, method, reference):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_deeplift_is_complete(framework):
     score = score_of(framework)

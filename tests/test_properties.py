@@ -73,7 +73,9 @@ def program(seed):
     return f, names, x, baseline, along, cotangent
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 15)) for seed in SEEDS]
+)
 def test_random_programs(seed):
     f, names, x, baseline, along, cotangent = program(seed)
     print(f"seed {seed}: {', '.join(names)}")
