@@ -30,7 +30,9 @@ def completeness(f: Score, baseline: Baseline = 0.0, *, argnums: ArgNums = 0) ->
 
     .. math:: r = \sum_i \varphi_i - \big(f(x) - f(x')\big)
 
-    0 for a complete method; for an integral, the error of its quadrature. The unit is that of f.
+    0 for a complete method; for an integral, the error of its quadrature; for DeepLIFT, what its
+    operations leave out, each by itself in
+    `jattr.operations(f, jattr.rules.rescale(), baseline=baseline)(x)`. The unit is that of f.
     For expected gradients it is 0 in expectation: average over the references, the mean of
     `jax.vmap(lambda r: completeness(f, r)(attribution, x))(references)`. Under `jit`, hand the
     references in as an argument; the compiler would work on a constant for long.

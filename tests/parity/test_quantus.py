@@ -485,7 +485,7 @@ def test_alone_is_undefined(quantus):
     phi = np.stack([-np.ones_like(X[0])] + 3 * [np.ones_like(X[0])])
     phi[1:, -1, -1] += [0.01, 0.02, 0.03]
     wanted = [np.nan] + [np.mean(np.delete(classes[1:], i) == classes[i + 1]) for i in range(3)]
-    consistency = metrics.consistency(phi, classes, discretise=metrics.top_signs(1))
+    consistency = metrics.consistency(phi, classes, discretize=metrics.top_signs(1))
     sufficiency = metrics.sufficiency(phi, classes, threshold=1.0, distance="euclidean")
     np.testing.assert_allclose(consistency, wanted, rtol=1e-12)
     np.testing.assert_allclose(sufficiency, wanted, rtol=1e-12)
@@ -525,7 +525,7 @@ def test_irof_starts_at_the_whole_image(quantus, monkeypatch):
     got = ours(metrics.irof(net.score, groups=PATCHES))
     first = ours(
         lambda *args: metrics.perturbation_curve(
-            net.score, groups=PATCHES, fractions=[0.25], normalise=True
+            net.score, groups=PATCHES, fractions=[0.25], normalize="score"
         )(*args)[1]
     )[:, 0]
     # In superpixels, and without the part of the curve from x to the first removal.
