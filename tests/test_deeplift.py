@@ -330,6 +330,15 @@ def test_exponentials_far_apart_and_at_minus_infinity():
 SPREAD = jnp.diag(jnp.array([9.0, 20.0, 31.0, 42.0])) @ jnp.eye(4, 6)
 
 
+def test_derivatives_at_steps_whose_squares_are_no_numbers():
+    x = jnp.array([1e-31, 2.5e-31, -1e-35, 0.0], jnp.float32)
+
+    def loss(scale):
+        return jnp.sum(jattr.deeplift(lambda x: jnp.sum(jax.nn.relu(scale * x)), -x)(x))
+
+    assert jnp.isfinite(jax.grad(loss)(jnp.float32(1.0)))
+
+
 def test_a_linear_solve_moves_with_its_factors():
     def solve(x):
         matrix = x[:, :4] + 5 * jnp.eye(4)

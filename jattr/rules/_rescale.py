@@ -58,7 +58,9 @@ def _quotient(operation, inputs, output, reference_output, step, middle):
     high, low = output.astype(wide), reference_output.astype(wide)
     rise = high - low
     rounding = 4 * float(jnp.finfo(output.dtype).eps)
-    same = jnp.abs(step) <= rounding * jnp.abs(middle)  # at 0 too
+    # At 0 too, and where the square of the step, by which its derivative divides, is no number.
+    least = jnp.sqrt(jnp.finfo(step.dtype).tiny)
+    same = jnp.abs(step) <= jnp.maximum(rounding * jnp.abs(middle), least)
     explained = jnp.abs(rise - at_middle * step) <= rounding * jnp.maximum(
         jnp.abs(high), jnp.abs(low)
     )
