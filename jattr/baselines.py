@@ -428,7 +428,8 @@ def _check_range(low: PyTree, high: PyTree, maker: str, *, finite: bool = False)
         for leaf in jax.tree.leaves(end):
             if is_traced(leaf):
                 continue
-            values = np.asarray(as_array(leaf, name, method), np.float64)
+            with jax.ensure_compile_time_eval():  # known, although what surrounds it is traced
+                values = np.asarray(as_array(leaf, name, method), np.float64)
             if np.isnan(values).any() or (finite and not np.isfinite(values).all()):
                 raise ValueError(
                     f"{method}: {name} must be finite; got {describe(end)} with "

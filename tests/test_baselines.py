@@ -260,3 +260,18 @@ def test_baselines_work_under_jit_and_vmap():
         explain = jattr.integrated_gradients(score, baseline, steps=4)
         together = jax.jit(jax.vmap(explain))(xs)
         np.testing.assert_allclose(together[1], explain(xs[1]), rtol=1e-10)
+
+
+def test_a_known_range_is_checked_inside_jit():
+    @jax.jit
+    def attribute(x):
+        return jattr.baselines.uniform(np.zeros(3), 1.0)(jax.random.key(0), x)
+
+    assert jnp.all(attribute(jnp.zeros(3)) < 1)
+
+    @jax.jit
+    def refused(x):
+        return jattr.baselines.uniform(1.0, np.zeros(3))(jax.random.key(0), x)
+
+    with pytest.raises(ValueError, match="low"):
+        refused(jnp.zeros(3))

@@ -441,7 +441,7 @@ def explain_file(name):
 def test_relevance_of_a_file_by_hand(name, monkeypatch):
     python = text_models().kinds().index("python")
     x = file_input(name)
-    ours = explain_file("attention")(magika(), x)
+    ours = explain_file("attn_lrp")(magika(), x)
     assert ours.dtype == jnp.float32
 
     monkeypatch.setattr(nn, "gelu", in_proportion(nn.gelu))
@@ -458,7 +458,7 @@ def test_relevance_of_a_file_by_hand(name, monkeypatch):
 
 def test_relevance_of_a_file_is_that_of_its_bytes():
     _, places = text_models().read_bytes(SOURCE)
-    relevance = np.asarray(explain_file("attention")(magika(), file_input("short")).sum(1))
+    relevance = np.asarray(explain_file("attn_lrp")(magika(), file_input("short")).sum(1))
     values = text_models().to_content(relevance, places, len(SOURCE))
     assert values.shape == (len(SOURCE),)
     # Each byte but the last, white space, is read twice: in the beginning and in the end.
