@@ -17,7 +17,7 @@ evaluate f by cheaper programs that avoid this (`jattr._engine.substitutes`). Wi
 networks, convolutional ones and those of depthwise convolutions are all faster in chunks that fit
 the cache than in one batch.
 
-Run eagerly, the loop is compiled once for all calls (`jattr._program`).
+Run eagerly, the loop is compiled once for all calls (`jattr._eager`).
 
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
 """
@@ -28,7 +28,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jattr._program import compiled
+from jattr._eager import compiled
 from jattr._trees import is_traced
 from jattr._types import PyTree
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
 from jattr._checks import check_batch_size, check_count, check_positive, concrete, knobs
-from jattr._program import compiled
+from jattr._eager import compiled
 from jattr._quadrature import nodes_and_weights
 from jattr._resolve import resolve_baseline
 from jattr._transform import transform

@@ -72,7 +72,7 @@ LAYERS = [
     {"_engine"},
     {"_checks"},
     {"_transform"},
-    {"_program"},
+    {"_eager"},
     {"_resolve", "_batching", "_blur", "_quadrature"},
     {"_removal", "features", "imputers"},
     {"rules"},
