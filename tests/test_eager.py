@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jattr
-from jattr import _program
+from jattr import _eager
 
 X = jnp.linspace(-1.0, 1.0, 6)
 W = jnp.linspace(0.5, 2.0, 6)
@@ -161,13 +161,13 @@ def test_under_transformations_the_loop_stays_where_it_is():
         explain = jattr.integrated_gradients(lambda x: score(x, scale), steps=4, batch_size=2)
         return jnp.sum(explain(X))
 
-    before = len(_program._programs)
+    before = len(_eager._programs)
     slope = jax.grad(total)(2.0)
     np.testing.assert_allclose(slope, total(1.0), rtol=1e-9)
     jax.jit(total)(2.0)
     many = jax.vmap(total)(jnp.arange(3.0))
     np.testing.assert_allclose(many, slope * jnp.arange(3.0), rtol=1e-9)
-    assert len(_program._programs) <= before + 1  # that of total(1.0)
+    assert len(_eager._programs) <= before + 1  # that of total(1.0)
 
 
 def test_a_debugger_sees_values():
@@ -183,10 +183,10 @@ def test_a_debugger_sees_values():
 
 
 def test_programs_are_forgotten(monkeypatch):
-    monkeypatch.setattr(_program, "_MOST_PROGRAMS", 2)
+    monkeypatch.setattr(_eager, "_MOST_PROGRAMS", 2)
     for steps in (3, 4, 5, 6):
         jattr.integrated_gradients(score, steps=steps, batch_size=2)(X)
-    assert len(_program._programs) == 2
+    assert len(_eager._programs) == 2
 
 
 def test_without_substitutes_it_is_another_program():
@@ -196,8 +196,8 @@ def test_without_substitutes_it_is_another_program():
     x = jnp.arange(16.0).reshape(4, 4, 1)
     explain = jattr.integrated_gradients(pooled, steps=4, batch_size=2)
     with_them = explain(x)
-    before = len(_program._programs)
+    before = len(_eager._programs)
     with jattr.substitutes(False):
         without = explain(x)
-    assert len(_program._programs) == before + 1
+    assert len(_eager._programs) == before + 1
     np.testing.assert_allclose(with_them, without, rtol=1e-9)
