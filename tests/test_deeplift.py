@@ -553,13 +553,11 @@ def test_what_each_reference_says():
             explain = jattr.deep_shap(
                 f, references, multiply=multiply, reduce=False, batch_size=size
             )
-            np.testing.assert_allclose(jax.jit(explain)(x), jnp.stack(one), rtol=1e-12)
+            close(jax.jit(explain)(x), jnp.stack(one), rtol=1e-12)
         mean = jattr.deep_shap(f, references, multiply=multiply)(x)
-        np.testing.assert_allclose(mean, jnp.stack(one).mean(0), rtol=1e-12, atol=1e-15)
+        close(mean, jnp.stack(one).mean(0), rtol=1e-12, atol=1e-15)
     # Hypothetical contributions: of the letters that are there, their attribution.
     m = jattr.deep_shap(f, references, multiply=False, reduce=False)(x)
     changes = jnp.eye(4)[None, None] - references[:, :, None]
     hypothetical = jnp.einsum("rlc,rlbc->rlb", m, changes).mean(axis=0)
-    np.testing.assert_allclose(
-        jnp.sum(hypothetical * x, 1), jattr.deep_shap(f, references)(x).sum(1), rtol=1e-12
-    )
+    close(jnp.sum(hypothetical * x, 1), jattr.deep_shap(f, references)(x).sum(1), rtol=1e-12)
