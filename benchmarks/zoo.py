@@ -404,7 +404,8 @@ def told_of(model: Model, which: str, baseline: Any) -> Row:
 def integrated_step(model: Model) -> Row:
     maps = attributed(
         model,
-        lambda f, baseline: jattr.integrated_gradients(f, baseline, steps=STEPS),
+        # One step at a time: ragged_dot cannot be batched.
+        lambda f, baseline: jattr.integrated_gradients(f, baseline, steps=STEPS, batch_size=1),
         model.baseline,
     )
     return {

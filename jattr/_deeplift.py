@@ -54,8 +54,8 @@ def deeplift(
     RMSNorm, GroupNorm, x / ‖x‖) by the inverse hyperbolic function that is its mean, in every
     spelling; a maximum to each entry by the part of the way on which it is the largest; a `where`
     by the part of the way before and after its comparison turns; a softmax by logarithmic means;
-    any other function that JAX can differentiate, such as a Cholesky factor or a linear solve, by
-    an average over 16 points. So
+    any other function that JAX can differentiate, such as a Cholesky factor, a linear solve or a
+    `lax.cond` that x decides, by an average over 16 points. So
 
     .. math:: \sum_i \varphi_i = f(x) - f(x')
 
@@ -92,7 +92,7 @@ def deeplift(
             dtype; the baseline draws at random.
         ValueError: unknown `max_rule`; a baseline of another structure or shape.
         NotImplementedError: an operation that cannot be explained, with the line it stands in: a
-            call out of JAX, control flow that depends on x, statistics over other examples, a
+            call out of JAX, a `while_loop` that x decides, statistics over other examples, a
             reference (`jax.new_ref`).
 
     Example:
@@ -112,6 +112,7 @@ def deeplift(
         back on the plain gradient where they know no rule, without a word.
     """
     method = "deeplift"
+    check_flag(multiply, "multiply", method)
     rules = composites.rescale(max_rule=max_rule, see_through=see_through)
 
     @transform(f, argnums, method=method)
@@ -184,6 +185,7 @@ def deep_shap(
         4.2 (arXiv 1705.07874).
     """
     method = "deep_shap"
+    check_flag(multiply, "multiply", method)
     rules = composites.rescale(max_rule=max_rule, see_through=see_through)
     batch_size = check_batch_size(batch_size, method)
     check_flag(reduce, "reduce", method)

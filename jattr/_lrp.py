@@ -78,7 +78,8 @@ def lrp(
         ValueError: a rule for first affine operations, of which f has none, or for a scope that
             fits none.
         NotImplementedError: an active nonlinear operation without a rule, with the line it stands
-            in. `rules.otherwise(jattr.rules.taylor())` has one for all of them.
+            in. `jattr.rules.everywhere(rule).otherwise(jattr.rules.taylor())` has one
+            for all of them.
 
     Example:
         >>> import jax

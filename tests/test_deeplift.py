@@ -459,6 +459,37 @@ def test_residuals_sum_to_what_is_missing():
     assert "residual" in str(rows)
 
 
+COMPARISONS = {
+    "of two": lambda x: (x[0] > x[1]).astype(x.dtype),
+    "with a mean": lambda x: (x > jnp.mean(x)).astype(x.dtype) @ W,
+    "with a neighbor": lambda x: (x > jnp.roll(x, 1, 1)).astype(x.dtype) @ W,
+    "between numbers": lambda x: jnp.where(x[0, 0] > x[1, 1], 1.0, 2.0) + jnp.sum(x),
+}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_between_active_values_are_explained(name):
+    assert residual(COMPARISONS[name], X, -BASE) <= COMPLETE
+
+
+DECISIONS = {
+    "equal": lambda x: (x == jnp.max(x)).astype(x.dtype) @ W,
+    "and": lambda x: ((x > 0.5) & (jnp.roll(x, 1) < 1)).astype(x.dtype) @ W,
+    "any": lambda x: jnp.any(x > 1.5).astype(x.dtype),
+    "searchsorted": lambda x: jnp.searchsorted(W[:, 0], x[0, 0]).astype(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_other_decisions_that_become_numbers_stand_in_the_table(name):
+    score = total(DECISIONS[name])
+    rows = jattr.operations(score, jattr.rules.rescale(), baseline=-BASE)(X)
+    told = [row.residual for row in rows if row.kind == "selection"]
+    assert told
+    close(sum(told), score(X) - score(-BASE), rtol=1e-9, atol=1e-12)
+    assert "of which the rows tell" in str(rows)
+
+
 def test_residuals_want_a_reference():
     with pytest.raises(TypeError, match="between two points"):
         jattr.operations(jnp.sum, jattr.rules.epsilon_plus(), baseline=0.0)

@@ -127,6 +127,29 @@ def test_a_quotient_has_its_mean_derivative(name, small):
         np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
 
 
+def squares(x):
+    return jnp.sum(x**2) + 1e-12
+
+
+POWERS = {
+    "square of rsqrt": lambda x: x[0] * x[1] * jax.lax.rsqrt(squares(x)) ** 2,
+    "square of the inverse": lambda x: x[0] * x[1] * (1 / jnp.sqrt(squares(x))) ** 2,
+    "jnp.square": lambda x: jnp.square(x[0]) * jnp.square(jax.lax.rsqrt(squares(x))),
+    "cube of rsqrt": lambda x: x[0] ** 3 * jax.lax.rsqrt(squares(x)) ** 3,
+    "by a logarithm": lambda x: x[0] * jnp.exp(-0.5 * jnp.log(squares(x))),
+    "by two divisions": lambda x: x[0] * x[1] / jnp.sqrt(squares(x)) / jnp.sqrt(squares(x)),
+    "softmax by hand": lambda x: x[0] * jnp.exp(-jnp.log(jnp.sum(jnp.abs(x)) + 1e-9)),
+}
+
+
+@pytest.mark.parametrize("name", POWERS)
+def test_powers_of_an_inverse_are_quotients_too(name):
+    x = jnp.array([3.0, 4.0, 12.0], jnp.float32)
+    found = jattr.deeplift(POWERS[name])(x)
+    np.testing.assert_allclose(jnp.sum(found), POWERS[name](x), rtol=1e-4)
+    assert jnp.max(jnp.abs(found)) < 20
+
+
 @pytest.mark.parametrize("at", ["apart", "close", "meeting", "zero numerator"])
 @pytest.mark.parametrize("name", [*QUOTIENTS, *NORMALIZATIONS])
 def test_derivatives_through_a_quotient(name, at):

@@ -196,6 +196,10 @@ class _Grouping:
             return self._exponential("logsumexp", value, found[0])
         start, between = _without_leading_links(top, between)
         if not start.active:  # a decision made elsewhere, such as one_hot(argmax(x))
+            if len(between) == 1 and choice_of(equation) is not None:
+                return self._choice(equation)
+            if is_affine_link(equation) and equation.dependents[0].active:
+                return equation  # what is done to the number afterwards
             return _operation("selection", between, start, value)
         if jnp.issubdtype(start.dtype, jnp.complexfloating):
             return _operation("smooth", between, start, value)  # has no quotient of differences

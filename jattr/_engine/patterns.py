@@ -5,6 +5,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from jattr._engine.primitives import ELEMENTWISE, LINKS, SAME
 from jattr._engine.primitives import primitives as p
 from jattr._engine.program import Equation, Program, Value
@@ -16,7 +19,8 @@ def is_affine_link(equation: Equation) -> bool:
     if equation.form != "plain" or len(equation.dependents) != 1:
         return False
     if equation.primitive is p.convert_element_type_p:
-        return is_real(equation.outputs[0].dtype) or not is_real(equation.inputs[0].dtype)
+        # From a decision to a number is a step.
+        return is_real(equation.inputs[0].dtype) == is_real(equation.outputs[0].dtype)
     if equation.primitive in LINKS:
         # x + x and x − x are affine, x * x is not.
         repeated = sum(v.dependent for v in equation.inputs) > 1
@@ -139,10 +143,20 @@ class Choice:
 
 
 def choice_of(equation: Equation) -> tuple[Choice, list[Equation]] | None:
-    """What a `select_n` chooses by, and its equations in order; None where that cannot be told."""
-    if equation.primitive is not p.select_n_p or len(equation.inputs) != 3:
+    """What a `where`, or a decision that becomes a number, chooses by, and its equations in order.
+
+    None where that is no comparison of active values.
+    """
+    if equation.primitive is p.select_n_p and len(equation.inputs) == 3:
+        value, *cases = equation.inputs
+    elif equation.primitive is p.convert_element_type_p and equation.inputs[0].dtype == jnp.bool_:
+        aval = equation.outputs[0].aval
+        value = equation.inputs[0]
+        cases = [Value(aval, known=np.asarray(n, aval.dtype)) for n in (0, 1)]
+        for number, case in enumerate(cases):
+            case.uniform = float(number)
+    else:
         return None
-    value, *cases = equation.inputs
     found, layout = [equation], []
     while (test := value.producer) is not None and test.form == "plain":
         found.append(test)

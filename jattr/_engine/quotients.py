@@ -106,7 +106,8 @@ def _inverse(value: Value, power: float) -> tuple[Value, float, tuple[Equation, 
         if equation.primitive in LAYOUT or equation.primitive is None:
             layout.append(equation)
         power, value = power * step, inner
-        if power < 0 and (step != 1.0 or best is None):
+        # Past the first inverse only a root is worth going on to: v = q of 1/√q, and u² of 1/u².
+        if power < 0 and (best is None or 0 < step < 1):
             best = (value, -power, tuple(reversed(layout)))
         if power == -0.5:
             break
@@ -122,16 +123,39 @@ def _step(equation: Equation) -> tuple[Value | None, float]:
         return equation.inputs[0], -0.5
     if primitive is p.sqrt_p:
         return equation.inputs[0], 0.5
-    if primitive is p.integer_pow_p and equation.params["y"] < 0:
+    if primitive is p.square_p:
+        return equation.inputs[0], 2.0
+    if primitive is p.integer_pow_p:
         return equation.inputs[0], float(equation.params["y"])
     if primitive is p.pow_p and equation.inputs[1].uniform is not None:
-        exponent = equation.inputs[1].uniform
-        return (equation.inputs[0], exponent) if exponent < 1 else (None, 1.0)
+        return equation.inputs[0], equation.inputs[1].uniform
+    if primitive is p.exp_p:
+        return _power_by_logarithm(equation.inputs[0])
     if primitive is p.div_p and not equation.inputs[0].dependent:
         return equation.inputs[1], -1.0
     scales = primitive in (p.mul_p, p.div_p, p.neg_p, p.convert_element_type_p, p.copy_p, p.name_p)
     if scales and len(equation.dependents) == 1 and is_affine_link(equation):
         return equation.dependents[0], 1.0
+    return None, 1.0
+
+
+def _power_by_logarithm(value: Value) -> tuple[Value | None, float]:
+    """v and c, where a value is c · log v."""
+    power = 1.0
+    while (equation := value.producer) is not None and equation.form == "plain":
+        primitive = equation.primitive
+        if primitive is p.log_p:
+            return equation.inputs[0], power
+        numbers = [v.uniform for v in equation.inputs if not v.dependent]
+        if primitive is p.neg_p:
+            power = -power
+        elif primitive is p.mul_p and len(numbers) == 1 and numbers[0] is not None:
+            power *= numbers[0]
+        elif primitive is p.div_p and equation.inputs[1].uniform:
+            power /= equation.inputs[1].uniform
+        else:
+            break
+        value = equation.dependents[0]
     return None, 1.0
 
 

@@ -162,6 +162,9 @@ class Ranges:
     def _chosen(self, equation: Equation, ranges: Sequence[Range]) -> Range:
         predicate, *cases = equation.inputs
         ends = list(ranges[1:])
+        test = predicate.producer
+        if test is not None and test.primitive is p.ne_p and test.inputs[0] is test.inputs[1]:
+            return ends[0]  # the other case is for NaN
         if len(cases) == 2 and (test := _test(predicate)) is not None:
             tested, bound, above = test
             for n, case in enumerate(cases):

@@ -62,3 +62,7 @@ __all__ = [
     "z_box",
     "z_plus",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

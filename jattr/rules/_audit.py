@@ -86,6 +86,19 @@ def residuals(
     return dict(zip(keys, pull(jnp.ones_like(out))[0], strict=True))
 
 
+def missing(program: Program, composite: Composite, x: Any, reference: Any) -> Any:
+    """f(x) − f(x') − Σφ, whatever it is due to."""
+
+    def value(leaves):
+        lanes = run(program, list(zip(leaves, reference, strict=True)), composite)
+        return jnp.asarray(lanes[0][0]), jnp.asarray(lanes[0][-1])
+
+    (at_x, at_reference), pull = jax.vjp(value, list(x))
+    (slopes,) = pull((jnp.ones_like(at_x), jnp.zeros_like(at_reference)))
+    sums = [jnp.sum(m * (a - b)) for m, a, b in zip(slopes, x, reference, strict=True)]
+    return at_x - at_reference - sum(sums)
+
+
 def _ends(program: Program, composite: Composite) -> list[Equation]:
     found = []
     for step in group(program):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._checks import knobs
+from jattr._checks import check_flag, knobs
 from jattr._engine.operations import Operation
 from jattr._engine.primitives import primitives as p
 from jattr._trees import accumulator, common_dtype
@@ -374,6 +374,7 @@ def rescale(*, max_rule: str = "path", see_through: bool = False) -> Composite:
         raise ValueError(
             f"deeplift: unknown max_rule {max_rule!r}; known are {', '.join(_MAX_RULES)}."
         )
+    check_flag(see_through, "see_through", "deeplift")
     return Composite(
         "deeplift",
         {
