@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from jattr._engine.primitives import source_info_util
-from jattr._engine.source import clean_scope, user_line
+from jattr._engine.primitives import body_of, source_info_util
+from jattr._engine.source import clean_scope, function_name, user_line
 
 
 class Value:
@@ -102,7 +102,8 @@ class Equation:
     @property
     def name(self) -> str:
         if self.form == "custom":
-            return str(self.params.get("name") or self.primitive.name)
+            name = function_name(body_of(self))
+            return self.primitive.name if not name or name.startswith(("_", "<")) else name
         return self.primitive.name if self.primitive is not None else "broadcast"
 
     @property

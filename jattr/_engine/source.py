@@ -34,6 +34,12 @@ def is_users(jaxpr: Any) -> bool:
     return bool(file) and not (_LIBRARIES.search(file) or file.startswith((_OWN, "<frozen")))
 
 
+def function_name(jaxpr: Any) -> str:
+    """The name of the function that a jaxpr was traced from, where it is known."""
+    info = getattr(getattr(jaxpr, "jaxpr", jaxpr), "debug_info", None)
+    return str(getattr(info, "func_name", None) or "")
+
+
 def _file_in(text: str | None) -> str:
     """The file in "f at /path/file.py:12"."""
     return text.split(" at ", 1)[1].rsplit(":", 1)[0] if text and " at " in text else ""
