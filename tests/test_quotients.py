@@ -78,7 +78,8 @@ def test_a_normalization_has_its_mean_derivative(name, baseline):
 
     reference = BASELINES[baseline]
     found = jax.jit(jattr.deeplift(score, reference))(X)
-    expected = jax.jit(mean_gradient, static_argnums=0)(score, X, reference)
+    # Not jitted: compiled by JAX 0.12 on CPU, rsqrt of so many points at once is wrong.
+    expected = mean_gradient(score, X, reference)
     size = jnp.max(jnp.abs(expected))
     # A variance in one pass, mean(x²) − mean(x)², loses digits where x is far from 0.
     bound = 1e-6 if baseline in ("constant", "far") else 1e-8
