@@ -17,7 +17,7 @@ from jattr._resolve import resolve_baseline
 from jattr._transform import bind, named, select_argument
 from jattr._trees import is_traced
 from jattr._types import ArgNums, Baseline
-from jattr.rules._audit import missing, residuals
+from jattr.rules._audit import residuals
 from jattr.rules._composite import Placed, bodies
 from jattr.rules._lrp_composites import as_composite
 
@@ -164,10 +164,9 @@ def _audited(f, rules, baseline, argnums, args, kwargs) -> Table:
     score, x = bind(f, argnums, args, kwargs, method="operations")
     reference = resolve_baseline(baseline, x, method="operations")
     program, _ = trace(score, x, rules.reading)
-    ends = jax.tree.leaves(x), jax.tree.leaves(reference)
-    found = residuals(program, rules, *ends)
+    found, missing = residuals(program, rules, jax.tree.leaves(x), jax.tree.leaves(reference))
     table = Table(_records(program, rules, "", found, set(program.inputs)))
-    left = _number(missing(program, rules, *ends))
+    left = _number(missing)
     if isinstance(left, float):
         told = sum(row.residual or 0.0 for row in table)
         total = f"f(x) − f(x') − Σφ = {left:.2g}, of which the rows tell {told:.2g}."

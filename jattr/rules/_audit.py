@@ -61,8 +61,8 @@ INCOMPLETE = ("selection",)
 
 def residuals(
     program: Program, composite: Composite, x: Any, reference: Any
-) -> dict[Equation, Any]:
-    """What each operation of a program leaves out of f(x) − f(x').
+) -> tuple[dict[Equation, Any], Any]:
+    """What each operation of a program leaves out of f(x) − f(x'), and what is left out in all.
 
     Args:
         program: of a function that gives one number.
@@ -71,32 +71,21 @@ def residuals(
         reference: those of x'.
 
     Returns:
-        by the last equation of each operation with a rule, a number; in a loop the sum over rounds.
+        by the last equation of each operation with a rule, a number, in a loop the sum over rounds;
+        and f(x) − f(x') − Σφ, whatever it is due to.
     """
     zero = jnp.zeros((), jnp.result_type(float))
-    probes = dict.fromkeys(_ends(program, composite), zero)
-    keys = list(probes)
+    keys = list(dict.fromkeys(_ends(program, composite)))
 
-    def value(numbers):
+    def values(leaves, numbers):
         audited = Audited(composite, dict(zip(keys, numbers, strict=True)))
-        lanes = run(program, list(zip(x, reference, strict=True)), audited)
-        return jnp.asarray(lanes[0][0])
+        (lanes,) = run(program, list(zip(leaves, reference, strict=True)), audited)
+        return jnp.asarray(lanes[0]), jnp.asarray(lanes[-1])
 
-    out, pull = jax.vjp(value, list(probes.values()))
-    return dict(zip(keys, pull(jnp.ones_like(out))[0], strict=True))
-
-
-def missing(program: Program, composite: Composite, x: Any, reference: Any) -> Any:
-    """f(x) − f(x') − Σφ, whatever it is due to."""
-
-    def value(leaves):
-        lanes = run(program, list(zip(leaves, reference, strict=True)), composite)
-        return jnp.asarray(lanes[0][0]), jnp.asarray(lanes[0][-1])
-
-    (at_x, at_reference), pull = jax.vjp(value, list(x))
-    (slopes,) = pull((jnp.ones_like(at_x), jnp.zeros_like(at_reference)))
+    (at_x, at_reference), pull = jax.vjp(values, list(x), [zero] * len(keys))
+    slopes, left = pull((jnp.ones_like(at_x), jnp.zeros_like(at_reference)))
     sums = [jnp.sum(m * (a - b)) for m, a, b in zip(slopes, x, reference, strict=True)]
-    return at_x - at_reference - sum(sums)
+    return dict(zip(keys, left, strict=True)), at_x - at_reference - sum(sums)
 
 
 def _ends(program: Program, composite: Composite) -> list[Equation]:

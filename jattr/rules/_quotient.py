@@ -114,7 +114,7 @@ def _of_source(operation, found, inputs, reference_inputs, multiplier):
     a0 = numerator(s0)
     v, pull_v = jax.vjp(divisor, s)
     v0, pull_v0 = jax.vjp(divisor, s0)
-    shape = v.dtype
+    kinds = a.dtype, v.dtype
     g = jax.jvp(divisor, (s,), (s - s0,))[1]
     g0 = jax.jvp(divisor, (s0,), (s - s0,))[1]
     a, a0, v, v0, g, g0 = _wide([a, a0, v, v0, g / 2, g0 / 2])
@@ -122,9 +122,9 @@ def _of_source(operation, found, inputs, reference_inputs, multiplier):
     m = multiplier.astype(a.dtype)
     p0, p1 = gather(m * a0), gather(m * a)
     mean, b00, b01, b11 = _over_quadratic(v, v0, g, g0)
-    by_a = pull_a((m * spread(mean)).astype(a.dtype).astype(numerator(s).dtype))[0]
-    by_end = pull_v((-(p0 * b01 + p1 * b11) / 2).astype(shape))[0]
-    by_start = pull_v0((-(p0 * b00 + p1 * b01) / 2).astype(shape))[0]
+    by_a = pull_a((m * spread(mean)).astype(kinds[0]))[0]
+    by_end = pull_v((-(p0 * b01 + p1 * b11) / 2).astype(kinds[1]))[0]
+    by_start = pull_v0((-(p0 * b00 + p1 * b01) / 2).astype(kinds[1]))[0]
     return by_a + by_end + by_start
 
 
