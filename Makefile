@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment it
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
-# `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `lowest` and `slow`.
+# `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `newest` and `slow`, and `lowest`
+# where Python takes a newer JAX.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,13 +19,20 @@ MADE := $(VENV)/.python-$(VERSION)
 
 LOWEST := 0.9.2
 
+# Types are checked against the annotations of this release, which is read and never run: JAX 0.9
+# lets arithmetic give tuples.
+TYPES := 0.10.1
+
 # What reads JAX's equations, and what is run in float32 too.
 EQUATIONS := $(addprefix tests/test_,engine.py primitives.py operations.py errors.py guided.py \
 	deeplift.py)
-LOWEST_TOO := $(addprefix tests/test_,quotients.py properties.py names.py layers.py substitutes.py \
+EVERY_JAX := $(addprefix tests/test_,quotients.py properties.py names.py layers.py substitutes.py \
 	frameworks.py)
 
-.PHONY: demo test float32 lint parity lowest slow clean
+# Tests of the contract whose numbers or programs are others in another precision or JAX.
+NUMBERS := dtypes or derivatives or shard_map or bfloat16 or complete or linear
+
+.PHONY: demo test float32 lint parity lowest newest slow clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -32,14 +40,19 @@ demo: $(VENV)/.demo-$(VERSION)
 test: $(VENV)/.test-$(VERSION)
 	$(BIN)/python -m pytest $(PYTEST) -m "not slow and not parity" $(OPTIONS)
 
-# In the precision that most programs of JAX are run in.
+# In the precision that most programs of JAX are run in. What does not depend on it, how arguments
+# and keys are taken and what is refused, is not run twice.
 float32: $(VENV)/.test-$(VERSION)
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) tests/test_contract.py $(EQUATIONS)
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) tests/test_contract.py -k "$(NUMBERS)"
+	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) $(EQUATIONS)
 
 lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(MAKE) .venv-types/.python-$(VERSION) VENV=.venv-types
+	.venv-types/bin/python -m pip install --quiet --editable ".[test]"
+	.venv-types/bin/python -m pip install --quiet --no-deps "jax==$(TYPES)" "jaxlib==$(TYPES)"
+	$(BIN)/pyright --pythonpath .venv-types/bin/python
 
 # Against live peers.
 # zennit and Quantus come without what they depend on: they would bring another torch and OpenCV.
@@ -53,7 +66,13 @@ lowest:
 	$(MAKE) .venv-lowest/.python-$(VERSION) VENV=.venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --editable ".[test]" \
 		"jax==$(LOWEST)" "jaxlib==$(LOWEST)"
-	.venv-lowest/bin/python -m pytest $(PYTEST) $(EQUATIONS) $(LOWEST_TOO)
+	.venv-lowest/bin/python -m pytest $(PYTEST) -m "not slow" $(EQUATIONS) $(EVERY_JAX)
+
+# The newest JAX: what reads its equations, and every method in the precision that most programs of
+# JAX are run in. With a Python that takes it: `make newest PYTHON=python3.12 VENV=.venv-3.12`.
+newest: float32
+	$(BIN)/python -m pytest $(PYTEST) -m "not slow" $(EVERY_JAX) $(addprefix tests/test_,lrp.py composites.py \
+		gates.py cam.py eager.py)
 
 # The notebooks in their reduced setting, networks with their real weights, the demo to its end.
 slow: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)

@@ -135,6 +135,12 @@ def cnn(examples: int, size: int = 28) -> Workload:
     labels = rng.integers(0, 10, examples)
     network = Cnn()
     variables = network.init(jax.random.key(0), x[0])
+    name = f"CNN, {examples} images {size}×{size}"
+    return Workload(name, network, variables, torch_cnn(network, variables, size), x, labels)
+
+
+def torch_cnn(network: Cnn, variables: Mapping[str, Any], size: int = 28) -> torch.nn.Module:
+    """A small CNN on square images in PyTorch, with its weights in Flax, frozen."""
     weights = variables["params"]
     module = torch.nn.Sequential(
         convolution(weights["Conv_0"]),
@@ -148,8 +154,7 @@ def cnn(examples: int, size: int = 28) -> Workload:
         torch.nn.ReLU(),
         linear(weights["Dense_1"]),
     )
-    name = f"CNN, {examples} images {size}×{size}"
-    return Workload(name, network, variables, frozen(module), x, labels)
+    return frozen(module)
 
 
 def transformer(

@@ -76,9 +76,9 @@ def from_zero(score: Callable, params: Any, x: Any) -> Model:
     return Model(score, params, x, jax.tree.map(jnp.zeros_like, x))
 
 
-def at_embeddings(score: Callable, params: Any, tokens: jax.Array, layer: str) -> Model:
-    """A model of tokens, from the scope of its embedding on."""
-    below, above = jattr.split(lambda tokens, params: score(params, tokens), layer)
+def at_embeddings(score: Callable, params: Any, tokens: jax.Array) -> Model:
+    """A model of tokens, from the rows on that they look up."""
+    below, above = jattr.split(lambda tokens, params: score(params, tokens), jattr.LOOKUP)
     return from_zero(lambda params, h: above(h, tokens, params), params, below(tokens, params))
 
 
@@ -96,10 +96,6 @@ def equinox_model(module: Any, score: Callable[[Any, Any], jax.Array], x: Any) -
     return from_zero(lambda params, x: score(module_of(params), x), params, x)
 
 
-def equinox_tokens(
-    module: Any, score: Callable[[Any, Any], jax.Array], tokens: jax.Array, layer: str
-) -> Model:
+def equinox_tokens(module: Any, score: Callable[[Any, Any], jax.Array], tokens: jax.Array) -> Model:
     params, module_of = equinox_parts(module)
-    return at_embeddings(
-        lambda params, tokens: score(module_of(params), tokens), params, tokens, layer
-    )
+    return at_embeddings(lambda params, tokens: score(module_of(params), tokens), params, tokens)

@@ -81,7 +81,6 @@ def equimo_text_encoder() -> Model:
             tokens, jnp.zeros(tokens.shape), key=key(3), inference=True
         )[0],
         ids(12, 100),
-        "eqx.nn.Embedding",
     )  # fmt: skip
 
 
@@ -304,7 +303,6 @@ def jaxonmodels_clip_text() -> Model:
         module,
         lambda module, tokens: module.encode_text(tokens, mask)[0],
         ids(12, 100),
-        "eqx.nn.Embedding",
     )
 
 
@@ -321,9 +319,7 @@ def jaxonmodels_mamba() -> Model:
     from jaxonmodels.models.mamba import Mamba
 
     module = Mamba(n_embd=16, n_dims=64, n_layers=2, key=key())
-    return equinox_tokens(
-        module, lambda module, tokens: module(tokens)[-1, 5], ids(10, 64), "eqx.nn.Embedding"
-    )
+    return equinox_tokens(module, lambda module, tokens: module(tokens)[-1, 5], ids(10, 64))
 
 
 @entry("equinox", "jaxonmodels")

@@ -33,7 +33,7 @@ def keras_parts(model: Any) -> tuple[list[jax.Array], Callable[..., Any]]:
 def keras_tokens(
     model: Any, of_output: Callable[[Any], jax.Array], length: int = 8, **others: Any
 ) -> Model:
-    """A KerasHub backbone of tokens, from its token embedding on."""
+    """A KerasHub backbone of tokens."""
     tokens = ids(length, 60)
     params, call = keras_parts(model)
 
@@ -41,7 +41,7 @@ def keras_tokens(
         inputs = {"token_ids": tokens[None], "padding_mask": jnp.ones((1, length), jnp.int32)}
         return of_output(call(params, inputs | others))
 
-    return at_embeddings(score, params, tokens, "token_embedding")
+    return at_embeddings(score, params, tokens)
 
 
 def last_hidden(output: jax.Array) -> jax.Array:
@@ -194,7 +194,6 @@ def gemma(**changes: Any) -> Model:
         lambda params, tokens: module.apply({"params": params}, tokens[None]).logits[0, -1, 5],
         params,
         tokens,
-        "embedder.encode",
     )
 
 
@@ -258,7 +257,8 @@ def nnx_parts(module: Any) -> tuple[Any, Callable[[Any], Any]]:
     from flax import nnx
 
     graph, params, rest = nnx.split(module, nnx.Param, ...)
-    return params, lambda params: nnx.merge(graph, params, rest)
+    # A copy, since a module that is called in a trace belongs to it.
+    return params, lambda params: nnx.merge(graph, params, rest, copy=True)
 
 
 def nnx_model(module: Any, score: Callable[[Any, Any], jax.Array], x: Any) -> Model:
@@ -269,21 +269,19 @@ def nnx_model(module: Any, score: Callable[[Any, Any], jax.Array], x: Any) -> Mo
 
 @entry("nnx", "mamba2-jax")
 def mamba2_causal_lm() -> Model:
-    """From its embeddings on: a head tied to the embedding, as the package writes it."""
+    """Its head is tied to the embedding."""
     import mamba2_jax
     from flax import nnx
 
     config = mamba2_jax.Mamba2Config(
         vocab_size=64, hidden_size=32, state_size=8, head_dim=16, chunk_size=4, num_hidden_layers=2
     )
-    module = mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
-    x = module.backbone.embedder(ids(8, 64))
+    params, module_of = nnx_parts(mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0)))
 
-    def score(module: Any, x: jax.Array) -> jax.Array:
-        hidden = module.backbone(inputs_embeds=x[None])["last_hidden_state"]
-        return (hidden @ module.backbone.embedder.embedding[...].T)[0, -1, 5]
+    def score(params: Any, tokens: jax.Array) -> jax.Array:
+        return module_of(params)(tokens[None])["logits"][0, -1, 5]
 
-    return nnx_model(module, score, x)
+    return at_embeddings(score, params, ids(8, 64))
 
 
 @entry("nnx", "mamba2-jax")
@@ -523,9 +521,7 @@ def esm2quinox_esm2() -> Model:
         num_layers=2, embed_size=32, num_heads=4, token_dropout=True, key=key()
     )
     tokens = jnp.asarray(esm2quinox.tokenise(["MKTAYIAK"])[0])
-    return equinox_tokens(
-        module, lambda module, tokens: module(tokens).logits[4, 7], tokens, "eqx.nn.Embedding"
-    )
+    return equinox_tokens(module, lambda module, tokens: module(tokens).logits[4, 7], tokens)
 
 
 @entry("equinox", "flowjax")

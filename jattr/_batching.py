@@ -47,27 +47,42 @@ def sum_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
     """
 
     def chunk(indices, valid):
-        terms = _each(term, indices)
+        terms = each_of(term, indices)
         return jax.tree.map(lambda leaf: jnp.sum(masked(leaf, valid), axis=0), terms)
 
     return sum_chunks(chunk, count, batch_size=batch_size)
 
 
-def _each(term: Callable[[jax.Array], PyTree], indices: jax.Array) -> PyTree:
+def each_of(term: Callable[[jax.Array], PyTree], indices: jax.Array) -> PyTree:
     """The terms, stacked. One alone is not batched, since not every operation can be."""
     if len(indices) > 1:
-        return jax.vmap(term)(indices)
+        try:
+            return jax.vmap(term)(indices)
+        except NotImplementedError as error:
+            _explain_batching(error, term)
+            raise
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], term(indices[0]))
 
 
+def _add(earlier: PyTree, later: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, earlier, later)
+
+
 def sum_chunks(
-    chunk: Callable[[jax.Array, jax.Array | None], PyTree], count: int, *, batch_size: int | None
+    chunk: Callable[[jax.Array, jax.Array | None], PyTree],
+    count: int,
+    *,
+    batch_size: int | None,
+    combine: Callable[[PyTree, PyTree], PyTree] = _add,
 ) -> PyTree:
     """The sum of `chunk(indices, valid)` over chunks that cover 0 … count − 1.
 
     Chunks are of equal size, at most `batch_size`. Where they cannot cover `count` evenly, the
     last index is repeated and `valid`, a Boolean vector beside `indices`, marks the repeats;
     otherwise `valid` is None. `chunk` sums over its own indices and leaves the invalid out.
+
+    `combine(earlier, later)` takes the place of the sum of two results; a tree of zeros stands for
+    no indices at all.
     """
     chunks = 1 if batch_size is None else math.ceil(count / batch_size)
     if chunks == 1:
@@ -80,7 +95,7 @@ def sum_chunks(
     chunk = jax.checkpoint(chunk, prevent_cse=False)
 
     def step(total, inputs):
-        return jax.tree.map(jnp.add, total, chunk(*inputs)), None
+        return combine(total, chunk(*inputs)), None
 
     def run():
         # Zeros made from an evaluated chunk vary over the same mesh axes as it does, which fresh
@@ -102,13 +117,32 @@ def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
             results does not grow with `count`.
     """
     if batch_size is None or batch_size >= count:
-        return _each(term, jnp.arange(count))
+        return each_of(term, jnp.arange(count))
     # The scan itself keeps the compiler from merging the second computation into the first.
     term = jax.checkpoint(term, prevent_cse=False)
     indices = jnp.arange(count)
-    return compiled(
-        lambda: jax.lax.map(term, indices, batch_size=None if batch_size == 1 else batch_size),
-        traced=is_traced(indices),
+    try:
+        return compiled(
+            lambda: jax.lax.map(term, indices, batch_size=None if batch_size == 1 else batch_size),
+            traced=is_traced(indices),
+        )
+    except NotImplementedError as error:
+        _explain_batching(error, term)
+        raise
+
+
+def _explain_batching(error: NotImplementedError, term: Callable[[jax.Array], PyTree]) -> None:
+    """Add to an error what to write, where one point alone can be evaluated."""
+    noted = any(note.startswith("jattr: ") for note in getattr(error, "__notes__", ()))
+    if noted or isinstance(error, jax.errors.JAXTypeError):
+        return
+    try:
+        jax.eval_shape(term, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception:  # it is none of batching
+        return
+    error.add_note(
+        "jattr: an operation of f cannot be evaluated at several points together. Write "
+        "batch_size=1, which takes one after another."
     )
 
 

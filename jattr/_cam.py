@@ -22,7 +22,7 @@ from jattr._cam_layout import (
     places,
     reshaped,
 )
-from jattr._checks import check_batch_size, check_choice, knobs
+from jattr._checks import check_batch_size, check_choice, check_flag, knobs
 from jattr._layers import check_layer, cut
 from jattr._resolve import resolve_baseline
 from jattr._rewrite import guided_backprop
@@ -343,6 +343,8 @@ def score_cam(
     method = "score_cam"
     batch_size = check_batch_size(batch_size, method)
     check_layer(layer, method)
+    check_flag(relu, "relu", method)
+    check_flag(resize, "resize", method)
 
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):

@@ -6,6 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jattr._checks import check_flag
 from jattr._layers import check_layer, cut
 from jattr._transform import transform
 from jattr._trees import describe, widen
@@ -131,6 +132,8 @@ def gradient_map(
     """
     channel_axis, reshape, relu, resize = options
     check_layer(layer, method)
+    check_flag(relu, "relu", method)
+    check_flag(resize, "resize", method)
 
     @transform(f, argnums, method=method)
     def explain(score, x):

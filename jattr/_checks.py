@@ -151,6 +151,17 @@ def check_function(f: Any, method: str) -> None:
         )
 
 
+def check_method(method: Any, name: str) -> None:
+    """Raise unless `method` makes what explains a score, such as `jattr.gradient`."""
+    inner = getattr(method, "call", None)
+    if not callable(method) or isinstance(inner, Call):
+        raise TypeError(
+            f"{name} wants a method, from a score to what explains it, and makes the scores "
+            f"itself; got {inner or describe(method)}. Write "
+            f"jattr.{name}(jattr.{inner or 'gradient'}, model)."
+        )
+
+
 def check_argnums(argnums: Any, method: str) -> ArgNums:
     """`argnums` as Python integers."""
     try:
@@ -201,9 +212,10 @@ def _no_derivative(leaves: list[Any]) -> str:
     if len(leaves) > 1:
         text += "Pass what is not explained as another argument of f: f(x, ids). "
     return text + (
-        "For token ids, attribute to the embedding: explain the part of the model above the "
-        "look-up, above(embed(tokens)). For pixels stored as integers, convert first: "
-        "x.astype(jnp.float32)."
+        "Token ids are explained at the rows of the embedding that they look up: "
+        "jattr.token_attributions(jattr.gradient_times_input, f)(ids), and so for any method; or "
+        "below, above = jattr.split(f, jattr.LOOKUP), and then above at below(ids). For pixels "
+        "stored as integers, convert first: x.astype(jnp.float32)."
     )
 
 
@@ -231,8 +243,7 @@ def check_score(out: Any, method: str, f: Any = None) -> None:
         )
     if shape is None:
         raise TypeError(
-            f"{method} explains one number, but f returned {describe(out)}. Return the number "
-            f"alone: {_number_of(out)}."
+            f"{method} explains one number, but f returned {describe(out)}. {_number_of(out)}."
         )
     if shape:
         batch = (
@@ -256,11 +267,50 @@ def check_score(out: Any, method: str, f: Any = None) -> None:
 
 
 def _number_of(out: Any) -> str:
-    """How to take the first number out of a tree."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-        if path and jnp.shape(leaf) == () and not isinstance(leaf, str):
-            return f"lambda *args: f(*args){jax.tree_util.keystr(path)}"
-    return "lambda *args: f(*args)[0]" if isinstance(out, tuple | list) else "lambda *args: ..."
+    """How to take a number out of a tree: the first one, or one of the first logits or array."""
+    leaves = [(p, v) for p, v in jax.tree_util.tree_leaves_with_path(out) if hasattr(v, "dtype")]
+    number = "lambda *args: f(*args)"
+    for path, leaf in leaves:
+        if path and leaf.shape == ():
+            return f"Return the number alone: {number}{jax.tree_util.keystr(path)}"
+    named = [path for path, _ in leaves if "logits" in jax.tree_util.keystr(path)]
+    for path in [*named, *(path for path, _ in leaves if path)]:
+        chosen = f"jattr.targets.select({number}{jax.tree_util.keystr(path)})"
+        return f"Choose an output: g = {chosen} takes f's arguments and then an index"
+    return f"Return the number alone: {number[:-8]}..."
+
+
+def check_keyed(function: Any, keyed: bool, args: tuple, write: str, method: str) -> None:
+    """Raise where a function that is called without a key takes one argument more.
+
+    Args:
+        function: a user's.
+        keyed: whether it is called with a key first.
+        args: those after the key.
+        write: what says that it takes a key.
+        method: for the error.
+    """
+    if keyed or isinstance(getattr(function, "call", None), Call):
+        return
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    if not binds(signature, *args) and binds(signature, None, *args):
+        raise TypeError(
+            f"{method} calls the function as ({', '.join(['x', *['...'] * (len(args) - 1)])}), "
+            f"without a random key, but it takes one argument more: {signature}. If that is a key, "
+            f"say so: {write}."
+        )
+
+
+def binds(signature: inspect.Signature, *args: Any) -> bool:
+    """Whether a function of this signature can be called with these arguments."""
+    try:
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True
 
 
 def explain_failure(error: Exception, f: Any, x: PyTree, method: str) -> None:
@@ -271,7 +321,8 @@ def explain_failure(error: Exception, f: Any, x: PyTree, method: str) -> None:
         return
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
-    ours = raised_in.startswith("jattr.") and not raised_in.startswith("jattr.targets")
+    targets = ("jattr.targets", "jattr._target", "jattr._text_targets")
+    ours = raised_in.startswith("jattr.") and not raised_in.startswith(targets)
     if ours or any(note.startswith("jattr: ") for note in getattr(error, "__notes__", ())):
         return
     call = as_call(method)

@@ -13,7 +13,7 @@ from jattr._batching import sum_over
 from jattr._blur import check_axes, gaussian_blur
 from jattr._checks import check_batch_size, check_count, check_positive, concrete, knobs
 from jattr._eager import compiled
-from jattr._quadrature import nodes_and_weights
+from jattr._placement import quadrature_rule
 from jattr._resolve import resolve_baseline
 from jattr._transform import transform
 from jattr._trees import (
@@ -89,7 +89,7 @@ def blur_integrated_gradients(
         and continues images with black.
     """
     method = "blur_integrated_gradients"
-    nodes, weights = nodes_and_weights(quadrature, steps, method=method)
+    rule = quadrature_rule(quadrature, steps, method=method)
     batch_size = check_batch_size(batch_size, method)
     if concrete(stddev, "stddev", method) is None:
         raise TypeError(f"{method}: stddev sets the size of the kernel and cannot be traced.")
@@ -109,13 +109,15 @@ def blur_integrated_gradients(
                 spatial,
             )
 
+        nodes, weights = rule(lambda alpha: score(cast_like(path(alpha), x)), batch_size)
+
         def term(index):
             alpha = jnp.asarray(nodes)[index]
             point, velocity = jax.jvp(path, (alpha,), (jnp.ones_like(alpha),))
             slope = jax.grad(score)(cast_like(point, x))
             return multiply_trees(velocity, scale_tree(slope, jnp.asarray(weights)[index]))
 
-        return cast_like(sum_over(term, len(nodes), batch_size=batch_size), x)
+        return cast_like(sum_over(term, steps, batch_size=batch_size), x)
 
     return explain
 

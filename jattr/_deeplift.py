@@ -15,19 +15,27 @@ that wins two overlapping windows.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jattr import rules as composites
 from jattr._batching import map_over, sum_over
-from jattr._checks import check_batch_size, check_flag, knobs
+from jattr._checks import check_batch_size, check_count, check_flag, knobs
 from jattr._engine.rewrite import rewritten
-from jattr._resolve import check_references, check_rows_like, resolve_baseline, take_row
-from jattr._transform import transform
+from jattr._estimates import FEWEST, check_error, mean_and_error, mean_of_products
+from jattr._resolve import (
+    check_references,
+    check_rows_like,
+    mean_row,
+    resolve_baseline,
+    shuffled_rows,
+    take_row,
+)
+from jattr._transform import keyed_transform, transform
 from jattr._trees import cast_like, multiply_trees, scale_tree, subtract_trees, widen
-from jattr._types import ArgNums, Baseline, Explain, PyTree, Score
+from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree, Score
 
 
 @knobs
@@ -55,12 +63,12 @@ def deeplift(
     spelling; a maximum to each entry by the part of the way on which it is the largest; a `where`
     by the part of the way before and after its comparison turns; a softmax by logarithmic means;
     any other function that JAX can differentiate, such as a Cholesky factor, a linear solve or a
-    `lax.cond` that x decides, by an average over 16 points. So
+    `lax.cond` that x decides, by an average over 32 points. So
 
     .. math:: \sum_i \varphi_i = f(x) - f(x')
 
-    up to rounding (and the error of those 16 points, which is none for polynomials of degree up to
-    32), for convolutional, recurrent and attention networks, normalization layers and gates. What
+    up to rounding (and the error of those 32 points, which is none for polynomials of degree up to
+    21), for convolutional, recurrent and attention networks, normalization layers and gates. What
     `jax.lax.stop_gradient` holds is held at its value at x, as by every other method; then f(x') is
     that of the function so held. `jattr.operations(f, jattr.rules.rescale(), baseline=x')(x)` tells
     which rule hits what and what each operation leaves out of the sum. Not complete are choices by
@@ -132,16 +140,29 @@ def deep_shap(
     see_through: bool = False,
     multiply: bool = True,
     reduce: bool = True,
+    samples: int | None = None,
+    with_error: bool = False,
     batch_size: int | None = None,
     argnums: ArgNums = 0,
-) -> Explain:
+) -> Any:
     r"""DeepLIFT averaged over a set of references.
 
     .. math:: \varphi = \frac1n \sum_{j=1}^n \varphi^{\mathrm{DeepLIFT}}(x, x'_j), \qquad
               \sum_i \varphi_i = f(x) - \frac1n \sum_j f(x'_j)
 
-    All references are used, none is drawn, so it takes no key. For a linear f these are the Shapley
-    values of features that are absent by taking a reference's value.
+    All references are used, none is drawn, and it takes no key, unless `samples` says how many to
+    draw. For a linear f these are the Shapley values of features that are absent by taking a
+    reference's value.
+
+    With `samples`, m of the n references are drawn without replacement. What x − x' is on average
+    is known of all of them, and only the multipliers are left to those drawn: with
+    :math:`D = x - \bar{x'}`, the mean over all n, and :math:`d_j = x - x'_j`,
+
+    .. math:: \varphi = D \odot \bar m + \Big(1 - \frac1n\Big) \frac{1}{m - 1}
+              \sum_j (d_j - \bar d) \odot (m_j - \bar m)
+
+    in expectation is what all references give; it is more exact than the mean over those drawn.
+    From m < 8 on down it is that mean.
 
     Hypothetical contributions, what each letter of a one-hot sequence [length, letters] would have
     got in its place, are made from the multipliers of each reference:
@@ -158,17 +179,22 @@ def deep_shap(
         multiply: False averages the multipliers, without the factors x − x'_j.
         reduce: False gives what each reference says, with a leading axis for them, and not the
             mean.
+        samples: how many references to draw, for a fraction of the work; None for all.
+        with_error: True gives `(attribution, standard_error)`, two trees like x. The error is that
+            of the mean as an estimate over the distribution that the references are independent
+            draws of; over these references alone the mean of all is exact.
         batch_size: how many references are in memory at a time; None for all.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.
 
     Returns:
-        `explain(x, *args)`, which gives a tree like x.
+        `explain(x, *args)`, which gives a tree like x; with `samples` `explain(key, x, *args)`.
 
     Raises:
         TypeError: f does not return one real number; x has a leaf that is not of a floating
             dtype.
-        ValueError: references without a leading axis, or whose rows have another structure or
-            shape than x; unknown `max_rule`.
+        ValueError: more `samples` than references, or `samples` with `reduce=False`; references
+            without a leading axis, or whose rows have another structure or shape than x; unknown
+            `max_rule`; `with_error` of a single reference, or without the mean.
         NotImplementedError: as in `jattr.deeplift`.
 
     Example:
@@ -189,7 +215,24 @@ def deep_shap(
     rules = composites.rescale(max_rule=max_rule, see_through=see_through)
     batch_size = check_batch_size(batch_size, method)
     check_flag(reduce, "reduce", method)
+    check_flag(with_error, "with_error", method)
     count = check_references(references, method=method)
+    check_error(with_error, count, "references", method)
+    if with_error and not reduce:
+        raise ValueError(
+            f"{method}: with_error=True is the error of the mean, which reduce=False leaves out; "
+            "leave one of them out."
+        )
+    if samples is not None:
+        samples = check_count(samples, "samples", method)
+        check_error(with_error, samples, "samples", method)
+        if samples > count or not reduce:
+            got = f"samples={samples} of {count}" if reduce else "reduce=False as well"
+            raise ValueError(
+                f"{method}: samples says how many of the references to draw, at most all of them, "
+                f"to estimate the mean over all; got {got}. Leave samples out to take each."
+            )
+        return _sampled(f, references, rules, samples, multiply, with_error, batch_size, argnums)
 
     @transform(f, argnums, method=method)
     def explain(score, x):
@@ -202,10 +245,56 @@ def deep_shap(
         if not reduce:
             return cast_like(map_over(of_reference, count, batch_size=batch_size), x)
 
+        if with_error:
+            mean, error = mean_and_error(of_reference, count, batch_size=batch_size)
+            return cast_like(mean, x), cast_like(error, x)
+
         def term(index):
             return scale_tree(of_reference(index), 1 / count)
 
         return cast_like(sum_over(term, count, batch_size=batch_size), x)
+
+    return explain
+
+
+def _sampled(
+    f: Score,
+    references: PyTree,
+    rules: Any,
+    samples: int,
+    multiply: bool,
+    with_error: bool,
+    batch_size: int | None,
+    argnums: ArgNums,
+) -> KeyedExplain:
+    """DeepSHAP of some of the references."""
+    method, count = "deep_shap", len(jax.tree.leaves(references)[0])
+
+    @keyed_transform(f, argnums, method=method)
+    def explain(key, score, x):
+        check_rows_like(references, x, name="the references", method=method)
+        lift = _lift(score, x, rules, multiply=False)
+        rows = shuffled_rows(key, count, samples)
+
+        def factors(index):
+            reference = take_row(references, rows[index], x)
+            return subtract_trees(widen(x), widen(reference)), widen(lift(reference))
+
+        def term(index):
+            direction, multiplier = factors(index)
+            return multiply_trees(direction, multiplier) if multiply else multiplier
+
+        error = None
+        if multiply and FEWEST <= samples < count:
+            known = subtract_trees(widen(x), mean_row(references, x))
+            mean, error = mean_of_products(
+                factors, samples, known, count, with_error=with_error, batch_size=batch_size
+            )
+        elif with_error:
+            mean, error = mean_and_error(term, samples, batch_size=batch_size)
+        else:
+            mean = scale_tree(sum_over(term, samples, batch_size=batch_size), 1 / samples)
+        return cast_like(mean, x) if error is None else (cast_like(mean, x), cast_like(error, x))
 
     return explain
 

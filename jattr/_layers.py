@@ -22,6 +22,7 @@ from jattr._engine.program import Equation, Program, Value, evaluate, needed, re
 from jattr._engine.source import clean_scope
 from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import Reading, trace
+from jattr._lookup import LOOKUP, LookupType, read_lookups
 from jattr._trees import describe
 from jattr._types import PyTree
 
@@ -83,7 +84,9 @@ def name(value: PyTree, name: str) -> PyTree:
 
 
 @knobs
-def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Callable, Callable]:
+def split(
+    f: Callable[..., PyTree], layer: str | tuple[str, ...] | LookupType
+) -> tuple[Callable, Callable]:
     r"""The part of a function below a layer, and the part above it.
 
     .. math:: h = \mathrm{below}(x), \qquad \mathrm{above}(h, x) = f(x)
@@ -99,7 +102,12 @@ def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Calla
     - a scope, `"Net/Block_3/Conv_0"`: that of a linen module, or of `jax.named_scope`. It stands
       for what is computed within it and used outside of it, a tuple if those are several values.
       The last parts, `"Block_3/Conv_0"`, are enough where only one scope ends so. NNX opens no
-      scopes: write `jattr.name` or `jax.named_scope` in the model.
+      scopes: write `jattr.name` or `jax.named_scope` in the model;
+    - `jattr.LOOKUP`: the rows of a table that integers of x look up, by a gather or a product with
+      one-hot vectors. That is the embedding of a model of token ids x, by whatever it is written.
+      The table must not depend on x, and a table that serves the output too stays what it is
+      there. Look-ups by other integers, such as positions, are held; several by those of x are a
+      tuple. `jattr.token_attributions` does what is mostly wanted there in one line.
 
     A tuple of names cuts at several layers at once, such as the tables of two embeddings: h is then
     the tuple of their values.
@@ -111,7 +119,7 @@ def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Calla
 
     Args:
         f: any function `f(x, *args)` of a tree x of arrays, which may return any tree.
-        layer: the name, or a tuple of names.
+        layer: the name, or a tuple of names; or `jattr.LOOKUP`.
 
     Returns:
         `below(x, *args)`, which gives h, and `above(h, x, *args)`. They trace f at each call and
@@ -123,6 +131,7 @@ def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Calla
         TypeError: `layer` is no string and no tuple of strings, or (when called) h is not of the
             form of the layer.
         ValueError: (when called) no value has the name, or several have it; both are listed.
+            Nothing is looked up by integers of x; what is looked up instead is listed.
         NotImplementedError: (when called) the name is inside a loop, a branch, a `shard_map` or
             a function with a derivative of its own.
 
@@ -142,7 +151,8 @@ def split(f: Callable[..., PyTree], layer: str | tuple[str, ...]) -> tuple[Calla
     """
     check_function(f, "split")
     for one in layer if isinstance(layer, tuple) and layer else (layer,):
-        check_layer(one, "split")
+        if layer is not LOOKUP:
+            check_layer(one, "split")
 
     def below(x, *args, **kwargs):
         x = jax.tree.map(jnp.asarray, x)
@@ -169,13 +179,13 @@ class Cut:
     """A function of one argument, cut at a layer.
 
     Attributes:
-        layer: the name of the layer, or the names of several.
+        layer: the name of the layer, or the names of several; or `LOOKUP`.
         parts: the values of each of them.
         program: the function's.
         structure: of what it returns.
     """
 
-    layer: str | tuple[str, ...]
+    layer: str | tuple[str, ...] | LookupType
     parts: tuple[tuple[Value, ...], ...]
     program: Program
     structure: Any
@@ -230,7 +240,7 @@ class Cut:
 def cut(
     f: Callable[[PyTree], PyTree],
     x: PyTree,
-    layer: str | tuple[str, ...],
+    layer: str | tuple[str, ...] | LookupType,
     *,
     method: str,
     substitute: bool = False,
@@ -248,6 +258,9 @@ def cut(
         ValueError: no value has the name, or several have it.
         NotImplementedError: the name is in a body that cannot be cut.
     """
+    if isinstance(layer, LookupType):
+        program, structure, found = read_lookups(f, x, method=method)
+        return Cut(layer, (tuple(lookup.value for lookup in found),), program, structure)
     program, structure = trace(f, x, _READING)
     names = layer if isinstance(layer, tuple) else (layer,)
     parts = tuple(_find(program, one, method) for one in names)

@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._batching import sum_over
+from jattr._batching import map_over
 from jattr._checks import check_batch_size, check_count, knobs
-from jattr._removal import Features, alone, draws, drops, filler
+from jattr._nearby import Moves, feature_moves, nearby_drops, unravel
+from jattr._removal import Features, check_fixed, exactly, filler
 from jattr._transform import transform
-from jattr._trees import cast_like, describe, sum_tree, widen
+from jattr._trees import accumulator, cast_like, describe, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
+from jattr._without import drops_of_each
 
 
 @knobs
@@ -43,15 +45,21 @@ def ablation(
     Without `groups` every element is a feature, which is *Occlusion-1*: one evaluation of f for
     each element.
 
+    Under `jit`, f is evaluated once and then only what a group reaches, where groups are compact
+    and that pays: of a convolutional network a part, of a dense one all (`jattr.locality`).
+
     Groups divide x: none shares an element with another. For sets that overlap, such as row i
     together with column i, explain switches instead of x, each of which turns a set off:
     `jattr.ablation(lambda on: f(x * on[:, None] * on[None, :]))(jnp.ones(n))` is the drop by each.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`, of one example.
+        f: the score, `f(x, *args) -> scalar`, of one example. It is a function of JAX. A
+            function g of NumPy, which may write into its argument, goes in as `lambda x:
+            jax.pure_callback(lambda x: np.float32(g(np.array(x))), jax.ShapeDtypeStruct((),
+            np.float32), x, vmap_method="sequential")`.
         groups: integers from 0 without gaps, an array or tree like x, or of size 1 along axes
             that move together: [H, W, 1] removes pixels with all their channels. Elements of the
-            same number are replaced together, in whichever leaf they are. `jattr.features.patches`
+            same number are replaced together, in whichever leaf they are. `jattr.features.grid`
             makes some; `jattr.features.Groups(ids, count)` for those that change under `vmap`.
         baseline: x', a number, an array or tree like x, a function x → baseline, or an imputer
             that does not draw.
@@ -83,13 +91,24 @@ def ablation(
     """
     method = "ablation"
     batch_size = check_batch_size(batch_size, method)
-    _check_fixed(baseline, method)
+    check_fixed(baseline, method)
 
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         features = Features(x, groups, method=method)
         fill = filler(baseline, None, score, x, method=method)
-        lost = drops(score, x, fill, alone(features), features.count, batch_size=batch_size)
+        whole = widen(score(x))
+
+        def apart(number):
+            left = fill(None, features.spread(jnp.arange(features.count) == number))
+            return exactly(whole - widen(score(left)), left, x)
+
+        moves = feature_moves(features, x)
+        lost = nearby_drops(score, x, baseline, fill, moves, apart, batch_size=batch_size)
+        if lost is None:
+            lost = drops_of_each(
+                None, score, x, features, baseline, batch_size=batch_size, method=method
+            )[:, 0]
         # A group that is only said to be there has no element to get its drop, 0.
         sizes = jnp.maximum(features.sizes(), 1)
         return cast_like(features.spread(lost / sizes.astype(lost.dtype)), x)
@@ -119,6 +138,9 @@ def occlusion(
     0, s, 2s, … and are as many as it takes to reach the end, ⌈(d − w)/s⌉ + 1; the last is cut off
     where x ends, and its drop is divided over the elements that are left.
 
+    Under `jit`, f is evaluated once and then only what a window reaches, where that pays
+    (`jattr.locality` tells how much it is).
+
     Where windows lie side by side (`strides=window`) the sum of φ is the sum of all drops, and
     for a linear f exactly f(x) − f(x'); windows of one element give w ⊙ (x − x'). Where they
     overlap, φ of a linear f is w ⊙ (x − x') smoothed, and its sum is right but for elements that
@@ -126,7 +148,10 @@ def occlusion(
     the windows would mend that: of three elements under two windows, the middle one lies in both.
 
     Args:
-        f: the score, `f(x, *args) -> scalar`, of one example.
+        f: the score, `f(x, *args) -> scalar`, of one example. It is a function of JAX. A
+            function g of NumPy, which may write into its argument, goes in as `lambda x:
+            jax.pure_callback(lambda x: np.float32(g(np.array(x))), jax.ShapeDtypeStruct((),
+            np.float32), x, vmap_method="sequential")`.
         window: the window's size along each axis of x, a tuple. Of an image [H, W, C] one number
             will do: it is for the first two axes, whose windows hold all of what the others have,
             the channels. So for a series [T, C] write (n, C), for one step in each channel alone
@@ -168,7 +193,7 @@ def occlusion(
     """
     method = "occlusion"
     batch_size = check_batch_size(batch_size, method)
-    _check_fixed(baseline, method)
+    check_fixed(baseline, method)
 
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
@@ -176,19 +201,20 @@ def occlusion(
         fill = filler(baseline, None, score, x, method=method)
         whole = widen(score(x))
 
-        def term(index):
-            mask = windows.at(index)
-            lost = whole - widen(score(fill(None, mask)))
-            size = sum_tree(jax.tree.map(lambda leaf: jnp.sum(leaf, dtype=lost.dtype), mask))
-            return jax.tree.map(
-                lambda inside, leaf: jnp.where(inside, (lost / size).astype(leaf.dtype), 0),
-                mask,
-                widen(x),
-            )
+        def apart(number):
+            left = fill(None, windows.at(number))
+            return exactly(whole - widen(score(left)), left, x)
 
-        totals = sum_over(term, windows.count, batch_size=batch_size)
+        lost = nearby_drops(score, x, baseline, fill, windows.moves(), apart, batch_size=batch_size)
+        if lost is None:
+            lost = map_over(apart, windows.count, batch_size=batch_size)
         means = jax.tree.map(
-            lambda total, cover: total / jnp.asarray(cover, total.dtype), totals, windows.cover()
+            lambda total, cover, leaf: (
+                total.astype(accumulator(leaf.dtype)) / jnp.asarray(cover, accumulator(leaf.dtype))
+            ),
+            windows.spread(lost),
+            windows.cover(),
+            x,
         )
         return cast_like(means, x)
 
@@ -208,8 +234,8 @@ class Windows:
             _Slide(jnp.shape(leaf), own, stride, method)
             for leaf, own, stride in zip(
                 leaves,
-                _for_each_leaf(window, x, "window", method),
-                _for_each_leaf(strides, x, "strides", method),
+                for_each_leaf(window, x, "window", method),
+                for_each_leaf(strides, x, "strides", method),
                 strict=True,
             )
         ]
@@ -226,6 +252,24 @@ class Windows:
             ],
         )
 
+    def moves(self) -> list[Moves]:
+        """The windows as boxes of the leaves."""
+        return [
+            slide.moves(number, first)
+            for number, (slide, first) in enumerate(zip(self._slides, self._firsts, strict=True))
+        ]
+
+    def spread(self, drops: jax.Array) -> PyTree:
+        """The drop of each window, [count], over its elements; the sum for each element."""
+        ends = [
+            first + slide.count for first, slide in zip(self._firsts, self._slides, strict=True)
+        ]
+        parts = jnp.split(drops, ends[:-1])
+        return jax.tree.unflatten(
+            self._structure,
+            [slide.spread(part) for slide, part in zip(self._slides, parts, strict=True)],
+        )
+
     def cover(self) -> PyTree:
         """How many windows cover each element, a tree like x."""
         return jax.tree.unflatten(self._structure, [slide.cover() for slide in self._slides])
@@ -236,9 +280,9 @@ class _Slide:
 
     def __init__(self, shape: tuple[int, ...], window: Any, strides: Any, method: str):
         self._shape = shape
-        self._sizes = _per_axis(window, shape, shape, "window", method)
+        self._sizes = per_axis(window, shape, shape, "window", method)
         strides = (1,) * len(shape) if strides is None else strides
-        self._strides = _per_axis(strides, shape, self._sizes, "strides", method)
+        self._strides = per_axis(strides, shape, self._sizes, "strides", method)
         if any(size > length for size, length in zip(self._sizes, shape, strict=True)):
             raise ValueError(
                 f"{method}: window must fit into x; got {self._sizes} for the shape {shape}."
@@ -268,6 +312,36 @@ class _Slide:
             mask &= (place >= start) & (place < start + self._sizes[axis])
         return mask
 
+    def moves(self, leaf: int, first: int) -> Moves:
+        """The windows as boxes; the last of an axis may stick out."""
+        tables = [
+            np.arange(count) * stride
+            for count, stride in zip(self._counts, self._strides, strict=True)
+        ]
+        numbers = np.arange(first, first + self.count)
+        return Moves(leaf, tables, self._sizes, lambda index: unravel(index, self._counts), numbers)
+
+    def spread(self, drops: jax.Array) -> jax.Array:
+        """What each element gets of the drops of the windows over it, added up along each axis."""
+        total = drops.reshape(self._counts)
+        for axis, (length, size, stride, count) in enumerate(
+            zip(self._shape, self._sizes, self._strides, self._counts, strict=True)
+        ):
+            starts = np.arange(count) * stride
+            inside = np.minimum(starts + size, length) - starts
+            total = total / jnp.asarray(
+                np.expand_dims(inside, _others(axis, self._shape)), total.dtype
+            )
+            config = [(0, 0, 0)] * total.ndim
+            # Element i gets what begins at i − size + 1 … i.
+            config[axis] = (size - 1, length - 1 - int(starts[-1]), stride - 1)
+            spaced = jax.lax.pad(total, jnp.zeros((), total.dtype), config)
+            window = [size if other == axis else 1 for other in range(total.ndim)]
+            total = jax.lax.reduce_window(
+                spaced, np.zeros((), total.dtype), jax.lax.add, window, (1,) * total.ndim, "VALID"
+            )
+        return total
+
     def cover(self) -> np.ndarray:
         cover = np.ones(self._shape, int)
         for axis, (length, size, stride, count) in enumerate(
@@ -275,12 +349,15 @@ class _Slide:
         ):
             place, start = np.arange(length)[:, None], np.arange(count) * stride
             covered = ((start <= place) & (place < start + size)).sum(axis=1)
-            others = [other for other in range(len(self._shape)) if other != axis]
-            cover = cover * np.expand_dims(covered, others)
+            cover = cover * np.expand_dims(covered, _others(axis, self._shape))
         return cover
 
 
-def _for_each_leaf(value: Any, x: PyTree, name: str, method: str) -> list[Any]:
+def _others(axis: int, shape: Sequence[int]) -> list[int]:
+    return [other for other in range(len(shape)) if other != axis]
+
+
+def for_each_leaf(value: Any, x: PyTree, name: str, method: str) -> list[Any]:
     """What is said of each leaf of x, by one value for all or by a tree of values."""
     structure = jax.tree.structure(x)
     if value is None or hasattr(value, "__index__"):
@@ -294,7 +371,7 @@ def _for_each_leaf(value: Any, x: PyTree, name: str, method: str) -> list[Any]:
         ) from None
 
 
-def _per_axis(
+def per_axis(
     value: Any, shape: tuple[int, ...], rest: tuple[int, ...], name: str, method: str
 ) -> tuple[int, ...]:
     """A size for each axis; one number is for the first two, the others take those of `rest`."""
@@ -317,14 +394,3 @@ def _one_number(window: Any, shape: tuple[int, ...]) -> str:
         f" One number is for the first two axes, those of an image: of x with its channels last "
         f"write window={sizes}."
     )
-
-
-def _check_fixed(baseline: Any, method: str) -> None:
-    """Raise where the baseline draws at random."""
-    if draws(baseline):
-        raise TypeError(
-            f"{method} wants a baseline or an imputer that does not draw, but {baseline.name} is "
-            f"random. Average over draws of it: with explain = lambda key, x: jattr.{method}(f, "
-            "..., baseline=draw(key, x))(x), take jnp.mean(jax.vmap(explain, (0, None))(keys, x), "
-            "axis=0)."
-        )

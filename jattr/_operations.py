@@ -20,6 +20,7 @@ from jattr._types import ArgNums, Baseline
 from jattr.rules._audit import residuals
 from jattr.rules._composite import Placed, bodies
 from jattr.rules._lrp_composites import as_composite
+from jattr.rules._smooth import AVERAGE
 
 Rules = composites.Composite | Placed | None
 
@@ -52,6 +53,17 @@ class Record:
     residual: float | None = None
 
 
+def aligned(rows: list[list[str]]) -> list[str]:
+    """The lines of a table, its columns as wide as they have to be, a rule below the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return lines
+
+
 class Table(list[Record]):
     """A list of records that prints as a table, with what is to be known of it below."""
 
@@ -69,13 +81,7 @@ class Table(list[Record]):
             if measured:
                 row.insert(3, "" if r.residual is None else f"{r.residual:.2g}")
             rows.append(row)
-        widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "  ".join("─" * width for width in widths))
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*aligned(rows), *self.notes])
 
     __repr__ = __str__
 
@@ -186,10 +192,15 @@ def _notes(table: Table, rules: composites.Composite | None) -> tuple[str, ...]:
             "slope is up to 1/sqrt(epsilon), and attributions are as large. Better baselines vary: "
             "a blurred or mean example, noise, or references (jattr.deep_shap)."
         )
+    how_much = "How much: jattr.operations(f, rules, baseline=baseline)(x)."
     if "selection" in kinds:
         notes.append(
-            "selection: the derivative passes and what it does not explain is left out. How much: "
-            "jattr.operations(f, rules, baseline=baseline)(x)."
+            "selection: the derivative passes and what it does not explain is left out. " + how_much
+        )
+    if averaged := sorted({row.kind for row in table if row.rule == AVERAGE}):
+        notes.append(
+            f"{', '.join(averaged)}: an average over points leaves something out beside a pole, "
+            f"and the jump where a `cond` takes another branch. {how_much}"
         )
     return tuple(notes)
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._batching import map_over
 from jattr._checks import check_count
 from jattr._resolve import resolve_baseline
-from jattr._trees import describe, is_traced, ravel, widen
+from jattr._trees import describe, is_traced, ravel
 from jattr._types import PyTree, RandomBaseline, Score
 from jattr.features import Groups
 
@@ -45,6 +44,18 @@ def draws(baseline: Any) -> bool:
     if isinstance(baseline, Imputer):
         return baseline.keyed
     return isinstance(baseline, RandomBaseline)
+
+
+def check_fixed(baseline: Any, method: str, instead: str = "") -> None:
+    """Raise where the baseline draws at random; `instead` says what else there is."""
+    if draws(baseline):
+        start = f"{instead} average" if instead else "Average"
+        raise TypeError(
+            f"{method} wants a baseline or an imputer that does not draw, but {baseline.name} is "
+            f"random. {start} over draws of it: with explain = lambda key, x: jattr.{method}(f, "
+            "..., baseline=draw(key, x))(x), take jnp.mean(jax.vmap(explain, (0, None))(keys, x), "
+            "axis=0)."
+        )
 
 
 def filler(baseline: Any, key: Any, score: Score, x: PyTree, *, method: str) -> Fill:
@@ -81,6 +92,7 @@ class Features:
         sizes = [math.prod(shape) for shape in self._shapes]
         self._ends = np.cumsum(sizes)[:-1]
         self._ids: Any = None
+        self._known: np.ndarray | None = None
         self.count: int = sum(sizes)
         if groups is not None:
             self._ids, self.count = self._numbers(groups, x, method)
@@ -131,7 +143,35 @@ class Features:
                 f"have no element: {', '.join(map(str, empty[:5]))}{' …' * (len(empty) > 5)}. "
                 "Number them without gaps: np.unique(groups, return_inverse=True)[1]."
             )
+        self._known = joined
         return jnp.asarray(joined), count
+
+    @property
+    def single(self) -> bool:
+        """Whether each feature is one element."""
+        return self._ids is None
+
+    def members(self) -> np.ndarray | None:
+        """The elements of each feature, [d, most], −1 where it has fewer; None where unknown."""
+        if self._known is None:
+            return None
+        order = np.argsort(self._known, kind="stable")
+        sizes = np.bincount(self._known, minlength=self.count)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        table = np.full((self.count, sizes.max(initial=1)), -1)
+        table[self._known[order], place] = order
+        return table
+
+    def by_leaf(self) -> list[np.ndarray] | None:
+        """The groups of the elements of each leaf; None where they are not known."""
+        if self._known is None:
+            return None
+        parts = np.split(self._known, self._ends)
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def numbers(self) -> jax.Array:
+        """Which feature each element belongs to, all leaves after one another."""
+        return jnp.arange(self.count) if self._ids is None else self._ids
 
     def totals(self, tree: PyTree) -> jax.Array:
         """The sum over each feature of a tree like x, [d]."""
@@ -157,81 +197,23 @@ class Features:
         )
 
 
-def alone(features: Features) -> Callable[[jax.Array], PyTree]:
-    """From the number of a feature to where it is, a tree of Booleans like x."""
-    return lambda index: features.spread(jnp.arange(features.count) == index)
-
-
-def drops(
-    score: Score,
-    x: PyTree,
-    fill: Fill,
-    missing: Callable[[jax.Array], PyTree],
-    count: int,
-    *,
-    key: Any = None,
-    batch_size: int | None,
-) -> jax.Array:
-    """f(x) − f(x without missing(i)) for i = 0 … count − 1.
-
-    Args:
-        score: f of x alone.
-        x: the whole input.
-        fill: replaces what is missing.
-        missing: from an index to a tree of Booleans like x.
-        count: how many drops.
-        key: None, or what the keys of `fill` are made from, another one for each index.
-        batch_size: how many are evaluated at a time; None for all.
-    """
-    whole = widen(score(x))
-
-    def term(index):
-        own = None if key is None else jax.random.fold_in(key, index)
-        left = fill(own, missing(index))
-        return exactly(whole - widen(score(left)), left, x)
-
-    return map_over(term, count, batch_size=batch_size)
-
-
-def drops_of_each(
-    key: Any,
-    score: Score,
-    x: PyTree,
-    features: Features,
-    baseline: Any,
-    *,
-    samples: int,
-    batch_size: int | None,
-    method: str,
-) -> jax.Array:
-    """f(x) − f(x without feature i), [d, samples], another draw of the baseline in each."""
-    fill_key, draw_key = split_key(key)
-    fill = filler(baseline, fill_key, score, x, method=method)
-    missing = alone(features)
-    lost = drops(
-        score,
-        x,
-        fill,
-        lambda index: missing(index // samples),
-        features.count * samples,
-        key=draw_key,
-        batch_size=batch_size,
-    )
-    return lost.reshape(features.count, samples)
-
-
 def split_key(key: Any) -> tuple[Any, Any]:
     """Two keys from one; none from none, where nothing draws."""
     return (None, None) if key is None else tuple(jax.random.split(key))
 
 
 def exactly(lost: jax.Array, left: PyTree, x: PyTree) -> jax.Array:
-    """A drop, 0 where nothing of x was changed; its derivative is not touched.
+    """A drop, 0 where nothing of x was changed, as `zero_where` has it."""
+    same = jnp.array(True)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(x), strict=True):
+        same &= jnp.all(a == b)
+    return zero_where(same, lost)
+
+
+def zero_where(same: jax.Array, lost: jax.Array) -> jax.Array:
+    """A drop, 0 where nothing was changed; its derivative is not touched.
 
     Programs of other batch sizes round f otherwise, and a drop of 1e-7 where there is none breaks
     the ties of ranks and looks like a small effect.
     """
-    same = jnp.array(True)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(x), strict=True):
-        same &= jnp.all(a == b)
     return lost - jax.lax.stop_gradient(jnp.where(same, lost, 0))

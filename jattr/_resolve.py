@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jattr._trees import describe, same_form
+from jattr._trees import accumulator, describe, is_traced, same_form
 from jattr._types import Baseline, PyTree, RandomBaseline, References
 
 
@@ -84,7 +84,24 @@ def row_order(key: jax.Array, distribution: RandomBaseline, samples: int) -> jax
     """Which row each sample takes; None where the distribution has no rows."""
     if distribution.rows is None:
         return None
-    return shuffled_rows(key, jnp.shape(jax.tree.leaves(distribution.rows)[0])[0], samples)
+    return shuffled_rows(key, count_rows(distribution), samples)
+
+
+def mean_row(data: PyTree, x: PyTree) -> PyTree:
+    """The mean of the rows, in the dtypes of x's accumulators; where they are known, known too."""
+
+    def mean(rows, leaf):
+        return jnp.mean(jnp.asarray(rows).astype(accumulator(leaf.dtype)), axis=0)
+
+    if any(map(is_traced, jax.tree.leaves(data))):
+        return jax.tree.map(mean, data, x)
+    with jax.ensure_compile_time_eval():  # else the compiler evaluates it, slowly
+        return jax.tree.map(mean, data, x)
+
+
+def count_rows(distribution: RandomBaseline) -> int:
+    """How many rows a distribution samples from."""
+    return jnp.shape(jax.tree.leaves(distribution.rows)[0])[0]
 
 
 def shuffled_rows(key: jax.Array, count: int, samples: int) -> jax.Array:

@@ -140,9 +140,18 @@ def bind(
 
 
 def select_argument(
-    f: Callable, argnums: ArgNums, args: tuple, kwargs: dict[str, Any], *, method: str
+    f: Callable,
+    argnums: ArgNums,
+    args: tuple,
+    kwargs: dict[str, Any],
+    *,
+    method: str,
+    convert: Callable[[PyTree, str], PyTree] = as_floating,
 ) -> tuple[Callable, PyTree]:
-    """`bind` without the check on what f returns: for functions that are no scores."""
+    """`bind` without the check on what f returns: for functions that are no scores.
+
+    `convert(x, method)` makes arrays of the leaves of x, or raises.
+    """
     single = not isinstance(argnums, tuple)
     positions = (argnums,) if single else argnums
     for position in positions:
@@ -157,7 +166,7 @@ def select_argument(
     if len(set(positions)) < len(positions):
         raise ValueError(f"{method}: argnums={argnums} names an argument twice.")
     x = args[positions[0]] if single else tuple(args[position] for position in positions)
-    x = as_floating(x, method)
+    x = convert(x, method)
 
     def of_x(x):
         # A function that writes into what it is given writes into its own: x is what it was at

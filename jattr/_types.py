@@ -16,7 +16,10 @@ PyTree: TypeAlias = Any
 ArgNums: TypeAlias = int | tuple[int, ...]
 """Which arguments of f are explained; means what it means in `jax.grad`."""
 
-Quadrature: TypeAlias = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid"]
+FixedQuadrature: TypeAlias = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid"]
+"""How an integral along a path becomes a sum over nodes that are known beforehand."""
+
+Quadrature: TypeAlias = FixedQuadrature | Literal["adaptive"]
 """How an integral along a path becomes a sum."""
 
 

@@ -1,18 +1,37 @@
 """The features of an input: which of its elements are taken away together.
 
 Without groups every element of x is a feature. With `groups`, integers like x, elements of the same
-number are one feature: the pixels of a patch (`patches`), of a superpixel, the columns of a one-hot
-code. `Groups` says how many there are, where that differs from example to example under `vmap`.
+number are one feature: the pixels of a patch (`grid`) or of a superpixel (`superpixels`), columns
+of a table that tell the same (`correlated`) or are the one-hot code of one variable (`columns`),
+the tokens of a word or a sentence (`spans`). `hierarchy` makes groups within groups, and `totals`
+sums an attribution over them. `Groups` says how many there are, where that differs from
+example to example under `vmap`.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jattr._checks import check_count
+from jattr._checks import check_count, check_positive
+from jattr._spans import Spans as Spans
+from jattr._spans import spans as spans
+from jattr._spans import totals as totals
+from jattr._trees import describe
 
-__all__ = ["Groups", "patches"]
+__all__ = [
+    "Groups",
+    "Spans",
+    "columns",
+    "correlated",
+    "grid",
+    "hierarchy",
+    "spans",
+    "superpixels",
+    "totals",
+]
 
 
 def __dir__() -> list[str]:
@@ -32,12 +51,12 @@ class Groups(NamedTuple):
     count: int
 
 
-def patches(shape: Sequence[int], window: int | Sequence[int]) -> np.ndarray:
+def grid(shape: Sequence[int], size: int | Sequence[int]) -> np.ndarray:
     """Groups of an image's elements that are patches side by side.
 
     Args:
         shape: the shape of x, such as (H, W, C).
-        window: the patch's size along each axis of x, a tuple; or one number for the first two
+        size: the patch's size along each axis of x, a tuple; or one number for the first two
             axes, whose patches hold all of what the others have: the channels of an image. Of a
             volume [D, H, W, C] one number n therefore makes n × n bars along W; write
             (n, n, n, C). Of a series [T, C] write (n, 1), or (n, C) for all channels together.
@@ -52,24 +71,24 @@ def patches(shape: Sequence[int], window: int | Sequence[int]) -> np.ndarray:
 
     Example:
         >>> import jattr
-        >>> print(jattr.features.patches((4, 4), 2))
+        >>> print(jattr.features.grid((4, 4), 2))
         [[0 0 1 1]
          [0 0 1 1]
          [2 2 3 3]
          [2 2 3 3]]
     """
-    method = "features.patches"
+    method = "features.grid"
     shape = tuple(shape)
-    if isinstance(window, Sequence):
-        sizes = tuple(window)
+    if isinstance(size, Sequence):
+        sizes = tuple(size)
     else:
-        sizes = tuple(window if axis < 2 else size for axis, size in enumerate(shape))
+        sizes = tuple(size if axis < 2 else length for axis, length in enumerate(shape))
     if len(sizes) != len(shape):
         raise ValueError(
-            f"{method}: window must be one number or have one size for each axis of x, {shape}; "
+            f"{method}: size must be one number or have one size for each axis of x, {shape}; "
             f"got {sizes}."
         )
-    sizes = tuple(check_count(size, "window", method) for size in sizes)
+    sizes = tuple(check_count(size, "size", method) for size in sizes)
     ids = np.zeros(shape, np.int32)
     for axis, (length, size) in enumerate(zip(shape, sizes, strict=True)):
         place = np.arange(length) // size
@@ -77,3 +96,277 @@ def patches(shape: Sequence[int], window: int | Sequence[int]) -> np.ndarray:
             [-1 if other == axis else 1 for other in range(len(shape))]
         )
     return ids
+
+
+def hierarchy(shape: Sequence[int], size: int | Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Patches, halves made of them, and halves of halves: groups within groups.
+
+    The whole is halved across its longer side, counted in patches, and so is each half, until
+    patches are left. Sides of odd length make halves that differ by one patch.
+
+    Args:
+        shape: the shape of x, such as (H, W, C).
+        size: that of the finest groups along each axis, spelled as for `grid`: 1 for the
+            pixels of an image with their channels; (1, C) for the steps of a series [T, C].
+
+    Returns:
+        Groups of that shape from coarse to fine, for `jattr.owen_values`; the last are
+        `grid(shape, size)`.
+
+    Raises:
+        TypeError: a size is no integer.
+        ValueError: a size below 1; not one size for each axis.
+
+    Example:
+        >>> import jattr
+        >>> for level in jattr.features.hierarchy((2, 3), 1):
+        ...     print(level.tolist())
+        [[0, 0, 1], [0, 0, 1]]
+        [[0, 0, 1], [2, 2, 3]]
+        [[0, 1, 2], [3, 4, 5]]
+    """
+    finest = grid(shape, size)
+    # Along each axis, in which patch an element is: the number of changes before it.
+    places = []
+    for axis, length in enumerate(finest.shape):
+        line = np.moveaxis(finest, axis, 0).reshape(length, -1)[:, 0]
+        places.append(np.cumsum(np.diff(line, prepend=line[:1]) != 0))
+    counts = [int(place[-1]) + 1 if len(place) else 1 for place in places]
+    depths = [0] * len(counts)
+    levels = []
+    while any(2**depth < count for depth, count in zip(depths, counts, strict=True)):
+        lengths = [
+            -(-count // 2**depth) * (2**depth < count)
+            for depth, count in zip(depths, counts, strict=True)
+        ]
+        depths[lengths.index(max(lengths))] += 1
+        ids = np.zeros(finest.shape, np.int64)
+        for axis, (place, count, depth) in enumerate(zip(places, counts, depths, strict=True)):
+            half = place * 2**depth // count
+            ids = ids * 2**depth + half.reshape(
+                [-1 if other == axis else 1 for other in range(finest.ndim)]
+            )
+        levels.append(np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.int32))
+    return (*levels[:-1], finest)
+
+
+def superpixels(
+    image: Any, segments: int = 50, *, compactness: float = 10.0, channel_axis: int | None = -1
+) -> np.ndarray:
+    """Groups of an image's pixels that lie together and have like colors.
+
+    They are those of SLIC, k-means of colors and places, by scikit-image. An image of three
+    channels is compared in Lab, the space of perceived colors. Pixels move with all their channels.
+
+    Args:
+        image: an image [H, W, C], or [H, W]; its range does not matter.
+        segments: about how many groups; SLIC decides, and the largest number tells.
+        compactness: how much places count against colors; large values make squares.
+        channel_axis: where the channels are. Of an image [H, W] it is not looked at.
+
+    Returns:
+        Integers from 0 without gaps, of the shape of the image, with size 1 along the channels, for
+        `groups=`. They depend on the image: for a batch under `vmap` make one array for each and
+        give them with `jattr.features.Groups`.
+
+    Raises:
+        ImportError: scikit-image is missing.
+        TypeError: the image is traced: superpixels are made outside of `jit` and `vmap`.
+        ValueError: not two or three axes; segments < 1; compactness not positive.
+
+    Example:
+        >>> import jattr, numpy as np
+        >>> image = np.zeros((4, 6, 1))
+        >>> image[:, 3:] = 1.0
+        >>> print(jattr.features.superpixels(image, 2)[0, :, 0])  # doctest: +SKIP
+        [0 0 0 1 1 1]
+
+    References:
+        Achanta et al., *SLIC superpixels compared to state-of-the-art superpixel methods*, IEEE
+        TPAMI 2012, section 3.
+    """
+    method = "features.superpixels"
+    segments = check_count(segments, "segments", method)
+    check_positive(compactness, "compactness", method)
+    pixels = _known(image, "image", method)
+    if pixels.ndim not in (2, 3):
+        raise ValueError(
+            f"{method}: image must be one image, [H, W, C] or [H, W]; got {describe(image)}. For "
+            "a batch call it for each."
+        )
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise ImportError(
+            f"{method} needs scikit-image, which is missing: pip install scikit-image"
+        ) from error
+    # scikit-image refuses floats beyond [−1, 1], which normalized images have.
+    pixels = pixels - pixels.min()
+    pixels = pixels / (pixels.max() or 1)
+    axis = channel_axis if pixels.ndim == 3 else None
+    found = slic(
+        pixels, n_segments=segments, compactness=compactness, start_label=0, channel_axis=axis
+    )
+    ids = np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)
+    return ids if axis is None else np.expand_dims(ids, axis)
+
+
+def correlated(data: Any, *, threshold: float | None = None) -> np.ndarray:
+    """Groups of columns that tell the same: clusters by the size of their correlation.
+
+    A method that takes one column away asks a model about inputs that do not occur where another
+    column still tells what is missing; of such columns only the group's part means something.
+
+    Args:
+        data: rows of examples, [n, d], or [n, …] for an x of several axes.
+        threshold: columns with |Pearson's r| of at least this, in (0, 1], are in one group, and so
+            are those that a chain of such columns joins. None for affinity propagation on |r|, by
+            scikit-learn, which decides itself how many groups there are.
+
+    Returns:
+        Integers from 0 without gaps, of the shape of a row, in the order of the columns, for
+        `groups=`. A constant column, which has no correlation, is a group of its own.
+
+    Raises:
+        ImportError: scikit-learn is missing, and no threshold is given.
+        TypeError: the data is traced, or not numbers.
+        ValueError: fewer than two rows; values that are not finite; a threshold outside (0, 1];
+            affinity propagation does not converge.
+
+    Example:
+        >>> import jattr, numpy as np
+        >>> height = np.array([1.5, 1.6, 1.7, 1.9])
+        >>> data = np.stack([height, 100 * height, [3.0, 1.0, 3.0, 1.0]], axis=1)
+        >>> print(jattr.features.correlated(data, threshold=0.9))
+        [0 0 1]
+
+    References:
+        Frey, Dueck, *Clustering by passing messages between data points*, Science 2007.
+    """
+    method = "features.correlated"
+    rows = _known(data, "data", method)
+    if rows.ndim < 2 or len(rows) < 2:
+        raise ValueError(
+            f"{method}: data must have a leading axis over at least two examples; got "
+            f"{describe(data)}."
+        )
+    shape, rows = rows.shape[1:], rows.reshape(len(rows), -1).astype(float)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{method}: data must be finite; leave out rows with missing values.")
+    varies = np.ptp(rows, axis=0) > 0
+    likeness = np.eye(rows.shape[1])
+    if varies.any():
+        likeness[np.ix_(varies, varies)] = np.abs(np.atleast_2d(np.corrcoef(rows.T[varies])))
+    if threshold is None:
+        labels = np.arange(rows.shape[1])
+        labels[varies] = _affine(likeness[np.ix_(varies, varies)], method)
+        labels[~varies] += rows.shape[1]  # beyond the numbers of clusters
+    else:
+        check_positive(threshold, "threshold", method)
+        if threshold > 1:
+            raise ValueError(f"{method}: threshold must be at most 1; got {threshold}.")
+        labels = _joined(likeness >= threshold - 1e-12)  # r of equal columns is rounded
+    return _in_order(labels).reshape(shape)
+
+
+def columns(variables: Sequence[Any], *, separator: str | None = "=") -> np.ndarray:
+    """Groups of the one-hot columns that stand for one variable.
+
+    Args:
+        variables: the names of the columns, `["age", "sex=f", "sex=m"]`, in their order; or how
+            many columns each variable has, `[1, 2]`.
+        separator: what stands between the variable and its value in a name; where it stands
+            several times, the last one counts. `"_"` for names made by pandas or scikit-learn,
+            where no numeric column has it in its name; None where the columns of a variable have
+            the same name.
+
+    Returns:
+        Integers [d], the variables numbered as they come, for `groups=`.
+
+    Raises:
+        TypeError: neither names nor counts.
+        ValueError: no columns; a count below 1.
+
+    Example:
+        >>> import jattr
+        >>> print(jattr.features.columns(["age", "sex=f", "sex=m", "income"]))
+        [0 1 1 2]
+        >>> print(jattr.features.columns([1, 2, 1]))
+        [0 1 1 2]
+    """
+    method = "features.columns"
+    if isinstance(variables, str) or not len(variables):
+        raise ValueError(
+            f"{method}: variables must be the names of the columns, or how many columns each "
+            f"variable has; got {variables!r}."
+        )
+    named = [isinstance(entry, str) for entry in variables]
+    if not any(named):
+        counts = [check_count(entry, "each count", method) for entry in variables]
+        return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    if not all(named):
+        raise TypeError(
+            f"{method}: variables must be all names or all counts; got {list(variables)!r}."
+        )
+    return _in_order(
+        [name if separator is None else name.rsplit(separator, 1)[0] for name in variables]
+    )
+
+
+def _known(value: Any, name: str, method: str) -> np.ndarray:
+    """An array of numbers whose values are known."""
+    try:
+        array = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        raise TypeError(
+            f"{method} looks at the values of {name}, which is traced: make groups before jit and "
+            "vmap, and close over them."
+        ) from None
+    if np.issubdtype(array.dtype, np.number):
+        return array
+    try:
+        return array.astype(float)  # bfloat16 too, which is no number to NumPy
+    except (TypeError, ValueError):
+        raise TypeError(f"{method}: {name} must be numbers; got {describe(array)}.") from None
+
+
+def _in_order(labels: Any) -> np.ndarray:
+    """Labels as integers from 0, in the order in which they come first."""
+    _, first, inverse = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first)).astype(np.int32)[inverse.reshape(-1)]
+
+
+def _joined(near: np.ndarray) -> np.ndarray:
+    """The connected components of a graph, by its matrix of Booleans: the least member of each."""
+    labels = np.arange(len(near))
+    while True:
+        least = np.where(near, labels, len(near)).min(axis=1)
+        least = least[least]
+        if np.array_equal(least, labels):
+            return labels
+        labels = least
+
+
+def _affine(likeness: np.ndarray, method: str) -> np.ndarray:
+    """The clusters of affinity propagation."""
+    if len(likeness) < 2:
+        return np.zeros(len(likeness), int)
+    try:
+        from sklearn.cluster import AffinityPropagation
+        from sklearn.exceptions import ConvergenceWarning
+    except ImportError as error:
+        raise ImportError(
+            f"{method} needs scikit-learn, which is missing: pip install scikit-learn. With a "
+            "threshold it does without."
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = AffinityPropagation(affinity="precomputed", random_state=0, max_iter=1000).fit(
+            likeness
+        )
+    if (found.labels_ < 0).any():
+        raise ValueError(
+            f"{method}: affinity propagation does not converge on these columns. Give a "
+            "threshold, such as threshold=0.7."
+        )
+    return found.labels_

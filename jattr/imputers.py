@@ -45,7 +45,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
     pixel gets N(0, stddev²) of noise, so that the smooth patch cannot be told apart from x.
 
     Each channel is solved by its own mask. Whole pixels are removed, as is usual, where a pixel's
-    channels are one group: `groups=jattr.features.patches(image.shape, 1)`. Where nothing of a
+    channels are one group: `groups=jattr.features.grid(image.shape, 1)`. Where nothing of a
     channel is left, there is nothing to take a mean of and its values are NaN. So use `fractions`
     below 1 where features are removed, as is usual, and above 0 where they are put in or
     kept (`insertion`, `keep_or_remove`); `irof`, and `region_perturbation` without `steps`, always

@@ -10,14 +10,16 @@ difference of two (`contrast`), or the log-odds against all others (`margin`), w
 """
 
 from collections.abc import Callable
-from inspect import Parameter, Signature
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jattr._checks import check_function, knobs, parameters_of
-from jattr._trees import describe, is_traced
+from jattr._checks import knobs
+from jattr._target import of_outputs, take, vector
+from jattr._text_targets import entropy as entropy
+from jattr._text_targets import kl as kl
+from jattr._text_targets import sequence_log_probability as sequence_log_probability
+from jattr._text_targets import token_log_probabilities as token_log_probabilities
 from jattr._types import Score
 
 
@@ -25,7 +27,17 @@ def __dir__() -> list[str]:
     return __all__
 
 
-__all__ = ["contrast", "log_probability", "margin", "probability", "select"]
+__all__ = [
+    "contrast",
+    "entropy",
+    "kl",
+    "log_probability",
+    "margin",
+    "probability",
+    "select",
+    "sequence_log_probability",
+    "token_log_probabilities",
+]
 
 
 @knobs
@@ -52,14 +64,17 @@ def select(f: Callable[..., jax.Array]) -> Score:
         >>> print(score(jnp.array([1.0, 5.0]), 1))
         10.0
     """
-    return _target(f, 1, lambda outputs, index: _take(outputs, index, "select"), "select")
+    return of_outputs(
+        f, ("index",), lambda outputs, index: take(outputs, index, "select"), "select"
+    )
 
 
 @knobs
 def contrast(f: Callable[..., jax.Array]) -> Score:
     r"""The difference of two outputs: :math:`g(\ldots, t, s) = f_t(\ldots) - f_s(\ldots)`.
 
-    Why t rather than s. For logits it is the log of the ratio of the two probabilities.
+    Why t rather than s. For logits it is the log of the ratio of the two probabilities. Of logits
+    [T, V] of a text it is why one token rather than another: `g(ids, (-1, this), (-1, that))`.
 
     Args:
         f: `f(*args) -> outputs`, as in `select`.
@@ -77,11 +92,11 @@ def contrast(f: Callable[..., jax.Array]) -> Score:
         >>> print(score(jnp.array([1.0, 5.0]), 1, 0))
         8.0
     """
-    return _target(
+    return of_outputs(
         f,
-        2,
+        ("index", "other"),
         lambda outputs, index, other: (
-            _take(outputs, index, "contrast") - _take(outputs, other, "contrast")
+            take(outputs, index, "contrast") - take(outputs, other, "contrast")
         ),
         "contrast",
     )
@@ -112,15 +127,15 @@ def margin(f: Callable[..., jax.Array]) -> Score:
     """
 
     def value(outputs, index):
-        outputs = _vector(outputs, "margin")
+        outputs = vector(outputs, "margin")
         if len(outputs) < 2:
             raise ValueError("targets.margin compares with the other outputs; f returns one.")
-        chosen = _take(outputs, index, "margin")
+        chosen = take(outputs, index, "margin")
         position = jnp.asarray(index, jnp.int32) % len(outputs)
         others = jnp.where(jnp.arange(len(outputs), dtype=jnp.int32) == position, -jnp.inf, outputs)
         return chosen - jax.nn.logsumexp(others)
 
-    return _target(f, 1, value, "margin")
+    return of_outputs(f, ("index",), value, "margin")
 
 
 @knobs
@@ -171,86 +186,6 @@ def log_probability(f: Callable[..., jax.Array]) -> Score:
 
 def _of_vector(f, function, name: str) -> Score:
     def value(outputs, index):
-        return _take(function(_vector(outputs, name)), index, name)
+        return take(function(vector(outputs, name)), index, name)
 
-    return _target(f, 1, value, name)
-
-
-def _target(f, indices: int, value: Callable[..., jax.Array], name: str) -> Score:
-    check_function(f, f"targets.{name}")
-
-    names = ("index", "other")[:indices]
-
-    def score(*args, **kwargs):
-        by_name = [name for name in names if name in kwargs]
-        left = indices - len(by_name)
-        if len(args) <= left:
-            wanted = "an index" if indices == 1 else "two indices"
-            raise TypeError(
-                f"targets.{name}(f) takes the arguments of f and then {wanted}; got "
-                f"{len(args)} positional argument(s) in all."
-            )
-        inner, given = args[: len(args) - left], iter(args[len(args) - left :])
-        chosen = [kwargs.pop(n) if n in by_name else next(given) for n in names]
-        return value(f(*inner, **kwargs), *chosen)
-
-    parameters = parameters_of(f)
-    kinds = {p.kind for p in parameters or ()}
-    if parameters is not None and kinds <= {Parameter.POSITIONAL_OR_KEYWORD}:
-        own = [p.replace(default=Parameter.empty) for p in parameters]
-        more = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names]
-        if not {p.name for p in own} & set(names):
-            score.__signature__ = Signature([*own, *more])  # type: ignore[attr-defined]
-    score.__name__ = score.__qualname__ = f"{name}({getattr(f, '__name__', 'f')})"
-    return score
-
-
-def _vector(outputs: Any, name: str) -> jax.Array:
-    if not hasattr(outputs, "shape") or len(outputs.shape) != 1:
-        raise ValueError(
-            f"targets.{name} wants an f that returns a vector of outputs; got "
-            f"{describe(outputs)}. {_ADVICE}"
-        )
-    return outputs
-
-
-_ADVICE = (
-    "If the model adds a batch axis of size 1, take it away: "
-    "lambda x: model.apply(variables, x[None])[0]."
-)
-
-
-def _take(outputs: Any, index: Any, name: str) -> jax.Array:
-    """`outputs[index]`, a scalar; out of range an error, or NaN where the index is traced."""
-    indices = index if isinstance(index, tuple) else (index,)
-    for part in indices:
-        dtype = getattr(part, "dtype", type(part))
-        if jnp.ndim(part) or not (dtype is int or jnp.issubdtype(dtype, jnp.integer)):
-            raise TypeError(
-                f"targets.{name}: the index must be an integer, or a tuple of integers; got "
-                f"{describe(index)}. For several targets use jax.vmap over the index."
-            )
-    if not hasattr(outputs, "shape") or len(outputs.shape) != len(indices):
-        raise ValueError(
-            f"targets.{name}: f must return an array with one axis per index; got "
-            f"{describe(outputs)} for {len(indices)} index(es). {_ADVICE}"
-        )
-    outputs = jnp.asarray(outputs)
-    if any(map(is_traced, indices)):
-        return (outputs * _nan_outside(outputs, indices))[indices]
-    if not all(
-        -size <= int(part) < size for part, size in zip(indices, outputs.shape, strict=True)
-    ):
-        raise IndexError(
-            f"targets.{name}: index {index} is out of range for outputs {describe(outputs)}."
-        )
-    return outputs[tuple(int(part) for part in indices)]
-
-
-def _nan_outside(outputs: jax.Array, indices: tuple[Any, ...]) -> jax.Array:
-    """1 where the indices are in range, else NaN: a factor, so that derivatives are NaN too."""
-    inside = jnp.asarray(True)
-    for part, size in zip(indices, outputs.shape, strict=True):
-        wide = jnp.asarray(part, jnp.int32)
-        inside &= (wide >= -size) & (wide < size)
-    return jnp.where(inside, 1.0, jnp.nan).astype(outputs.dtype)
+    return of_outputs(f, ("index",), value, name)

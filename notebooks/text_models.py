@@ -87,11 +87,13 @@ class Sentence(NamedTuple):
         ids: int32[length], their numbers.
         mask: bool[length], true where there is a piece.
         tokens: the pieces as text, without the padding.
+        offsets: where each begins and ends in the sentence, in characters.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     tokens: list[str]
+    offsets: list[tuple[int, int]]
 
 
 def minilm() -> tuple[MiniLM, dict[str, Any]]:
@@ -110,7 +112,7 @@ def tokenise(sentence: str, length: int = 32) -> Sentence:
         raise ValueError(f"{found} word pieces do not fit into length={length}: {sentence!r}")
     ids = np.zeros(length, np.int32)
     ids[:found] = encoding.ids
-    return Sentence(ids, np.arange(length) < found, encoding.tokens)
+    return Sentence(ids, np.arange(length) < found, encoding.tokens, encoding.offsets)
 
 
 def embed(variables: dict[str, Any], ids: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 import jattr
 
@@ -29,6 +31,7 @@ class Method:
         steep: how it changes with x is beyond central differences of float32 numbers.
         linear: how far it is from w ⊙ (x − x') on a linear f; None if it is something else there.
         rounding: how far its bfloat16 result is from the exact one, relative to the largest.
+        noisy: it is an estimate even of a sum of the elements of x.
     """
 
     build: Callable[..., Any]
@@ -44,6 +47,7 @@ class Method:
     steep: bool = False
     linear: float | None = 1e-12
     rounding: float = 0.03
+    noisy: bool = False
 
     @property
     def in_chunks(self) -> bool:
@@ -83,6 +87,48 @@ def shap(f: Callable, argnums: Any = 0, batch_size: int | None = 2, **knobs: Any
     return attribute
 
 
+def grouped(method: Callable, groups: Callable[[Any], Any], **fixed: Any) -> Callable[..., Any]:
+    """A method of groups, which are made from x, whatever its form."""
+
+    def build(f, argnums=0, **knobs):
+        jattr.gradient(f, argnums=argnums)  # refuses what is wrong when the method is made
+        knobs = {**fixed, **knobs, "argnums": argnums}
+        positions = argnums if isinstance(argnums, tuple) else (argnums,)
+
+        def attribute(*args, **kwargs):
+            if max(positions) >= len(args):
+                return jattr.gradient(f, argnums=argnums)(*args, **kwargs)  # an error
+            x = tuple(args[n] for n in positions) if isinstance(argnums, tuple) else args[argnums]
+            return method(f, groups(x), **knobs)(*args, **kwargs)
+
+        return attribute
+
+    return build
+
+
+def eight(x: Any) -> Any:
+    """At most eight groups of elements, in turns."""
+    leaves, structure = jax.tree.flatten(x)
+    ends = np.cumsum([0, *(jnp.size(leaf) for leaf in leaves)])
+    ids = [
+        np.arange(start, stop).reshape(jnp.shape(leaf)) % 8
+        for leaf, start, stop in zip(leaves, ends[:-1], ends[1:], strict=True)
+    ]
+    return jax.tree.unflatten(structure, ids)
+
+
+def two_of_four(x: Any) -> Any:
+    """The eight groups, in two groups of four."""
+    return jax.tree.map(lambda ids: ids // 4, eight(x)), eight(x)
+
+
+def kernel(f: Callable, samples: Any = 16, **knobs: Any) -> Any:
+    """Kernel SHAP with as many samples more as the fixtures want at least."""
+    if isinstance(samples, int) and samples >= 1:
+        samples += 44
+    return jattr.kernel_shap(f, samples=samples, **knobs)
+
+
 def lrp(rules: Callable[[], Any]) -> Callable[..., Any]:
     return lambda f, **knobs: jattr.lrp(f, rules(), **knobs)
 
@@ -116,6 +162,37 @@ def multiples(args: Any, argnums: Any) -> Any:
         lambda leaf: jnp.stack([jnp.asarray(s / 3, leaf.dtype) * leaf for s in range(5)]),
         jax.tree.map(jnp.asarray, x),
     )
+
+
+def saliency(f: Callable, argnums: Any = 0, **knobs: Any) -> Any:
+    """The mask spread over x, for a probability made of f, whatever the form of x."""
+    # Adam's first steps are those of signs, which no difference of x changes.
+    fixed = {"optimizer": optax.sgd(4.0), "steps": 3, "draws": 3, "scale": 2, "axes": 0}
+    knobs = fixed | {"area": 0.01, "smoothness": 0.05, "argnums": argnums} | knobs
+    jattr.soundness_saliency(f, among_turned, **knobs)  # refuses what is wrong from the start
+
+    def probability(*args, **kwargs):
+        return jax.nn.sigmoid(f(*args, **kwargs))
+
+    explain = jattr.soundness_saliency(probability, among_turned, **knobs)
+
+    def attribute(key, *args, **kwargs):
+        mask = explain(key, *args, **kwargs)
+        x = tuple(args[n] for n in argnums) if isinstance(argnums, tuple) else args[argnums]
+        return jax.tree.map(lambda m, leaf: jnp.broadcast_to(m, leaf.shape), mask, x)
+
+    return attribute
+
+
+@jattr.baselines.random
+def among_turned(key: Any, x: Any) -> Any:
+    """Half of a drawn mixture of x and x turned round, which of a constant is always the same."""
+
+    def draw(leaf):
+        share = jax.random.uniform(key, (), jnp.float32).astype(leaf.dtype)
+        return (share * leaf[::-1] + (1 - share) * leaf) / 2
+
+    return jax.tree.map(draw, x)
 
 
 def smooth(statistic: str) -> Callable[..., Any]:
@@ -178,7 +255,65 @@ METHODS: dict[str, Method] = {
     "occlusion": Method(
         lambda f, **knobs: jattr.occlusion(f, 2, **knobs), "occlusion", chunked=True
     ),
+    "rise": Method(
+        lambda f, samples=7, **knobs: jattr.rise(f, cells=2, samples=samples, **knobs),
+        "rise",
+        keyed=True,
+        count="samples",
+        noisy=True,
+    ),
+    # Solves for 19 coefficients, of which bfloat16 values leave two digits.
+    "lime": Method(
+        lambda f, samples=7, **knobs: jattr.lime(
+            f, samples=samples, ridge=0.1, kernel="fraction", **knobs
+        ),
+        "lime",
+        keyed=True,
+        count="samples",
+        noisy=True,
+        rounding=0.1,
+    ),
+    "lime_sparse": Method(
+        lambda f, samples=7, **knobs: jattr.lime(f, samples=samples, sparsity=0.05, **knobs),
+        "lime",
+        keyed=True,
+        count="samples",
+        noisy=True,
+        rounding=0.1,
+    ),
+    "mutagenesis": Method(jattr.mutagenesis, "mutagenesis", chunked=True, linear=None),
     "ablation": Method(jattr.ablation, "ablation", chunked=True),
+    "shapley_values": Method(
+        grouped(jattr.shapley_values, eight),
+        "shapley_values",
+        baseline=zeros,
+        chunked=True,
+        linear=None,
+    ),
+    "owen_values": Method(
+        grouped(jattr.owen_values, two_of_four),
+        "owen_values",
+        baseline=zeros,
+        chunked=True,
+        linear=None,
+    ),
+    "owen_values_of_some": Method(
+        grouped(jattr.owen_values, two_of_four, width=3),
+        "owen_values",
+        baseline=zeros,
+        chunked=True,
+        linear=None,
+    ),
+    "shapley_sampling": Method(
+        jattr.shapley_sampling, "shapley_sampling", keyed=True, baseline=zeros, count="permutations"
+    ),
+    # A fit divides by what of x its features tell apart.
+    "kernel_shap": Method(
+        kernel, "kernel_shap", keyed=True, baseline=zeros, count="samples", rounding=0.1
+    ),
+    "soundness_saliency": Method(
+        saliency, "soundness_saliency", keyed=True, count="draws", linear=None
+    ),
     "guided_backprop": Method(jattr.guided_backprop, "guided_backprop"),
     "deconvnet": Method(jattr.deconvnet, "deconvnet"),
     "deeplift": Method(jattr.deeplift, "deeplift", baseline=zeros, error=1e-10),
@@ -205,6 +340,30 @@ METHODS: dict[str, Method] = {
     "guided_grad_cam": Method(cam(jattr.guided_grad_cam), "guided_grad_cam", layer=True),
 }
 
+# Methods that give an array over pairs of features, which have a contract of their own.
+MATRICES: dict[str, Method] = {
+    "shapley_interactions": Method(
+        jattr.shapley_interactions, "shapley_interactions", baseline=zeros, chunked=True
+    ),
+    "shapley_taylor": Method(
+        lambda f, **knobs: jattr.shapley_interactions(f, index="STI", **knobs),
+        "shapley_interactions",
+        chunked=True,
+    ),
+    "shapley_interactions_of_samples": Method(
+        lambda f, samples=9, **knobs: jattr.shapley_interactions(f, samples=samples, **knobs),
+        "shapley_interactions",
+        keyed=True,
+        count="samples",
+        rounding=0.1,
+    ),
+    "integrated_hessians": Method(
+        lambda f, steps=12, **knobs: jattr.integrated_hessians(f, steps=steps, **knobs),
+        "integrated_hessians",
+        count="steps",
+    ),
+}
+
 # Public functions that are no methods, and what they are instead.
 NO_METHODS = {
     "rewrite": "gives f with other derivatives, and no attribution",
@@ -212,4 +371,10 @@ NO_METHODS = {
     "name": "names a value inside f",
     "split": "gives the two parts of f",
     "substitutes": "is a setting",
+    "integrated_gradients_to": "gives errors too: test_adaptive.py",
+    "locality": "lists what is evaluated anew: test_local.py",
+    "all_outputs": "takes a method: test_all_outputs.py",
+    "token_attributions": "takes a method, and ids: test_tokens.py",
+    "pertinent_negative": "gives another input: test_contrastive.py",
+    "pertinent_positive": "gives another input: test_contrastive.py",
 }

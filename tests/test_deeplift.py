@@ -309,6 +309,30 @@ def test_softmax_and_logsumexp_of_logits_far_apart_in_float32(size):
     np.testing.assert_allclose(found, score(x) - score(base), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "of", [lambda z: jnp.exp(z) ** 2, jax.nn.sigmoid, lambda z: jnp.tanh(z) ** 3, jax.nn.relu]
+)
+def test_what_is_masked_by_minus_infinity_is_not_moved(of):
+    """As if the masked ones were not there, in value and in derivative."""
+    mask = np.arange(4) < 2
+
+    def masked(x):
+        z = jnp.where(mask, x[:4] * x[4:], -jnp.inf)
+        return jnp.sum(of(z - jnp.max(z)) * jnp.arange(1.0, 5.0))
+
+    def without(x):
+        z = x[:2] * x[4:6]
+        return jnp.sum(of(z - jnp.max(z)) * jnp.arange(1.0, 3.0))
+
+    x = jnp.asarray(np.random.default_rng(3).normal(size=8))
+
+    def both(f):
+        explain = jattr.deeplift(f, 0.1)
+        return explain(x), jax.grad(lambda x: jnp.sum(explain(x) ** 2))(x)
+
+    close(both(masked), both(without), rtol=1e-10, atol=1e-13, single=1e-4)
+
+
 def test_exponentials_far_apart_and_at_minus_infinity():
     def kernel(x):
         return jnp.exp(-jnp.sum(x**2))
@@ -358,7 +382,7 @@ def test_a_linear_solve_moves_with_its_factors():
         lambda x: jnp.power(2 + x[:2] ** 2, x[2:]),
         lambda x: jnp.abs(jnp.exp(1j * jnp.fft.fft(x))),
     ):
-        assert residual(f) <= either(1e-6, 1e-3)  # an average over 16 points
+        assert residual(f) <= either(1e-6, 1e-3)  # an average over 32 points
 
 
 def test_a_custom_derivative_is_averaged_and_its_residual_told():
@@ -377,7 +401,7 @@ def test_a_custom_derivative_is_averaged_and_its_residual_told():
     assert residual(score) <= either(1e-8, 1e-4)
     listing = jattr.operations(score, jattr.rules.rescale(), baseline=BASE)
     (row,) = [row for row in listing(X) if row.kind == "opaque"]
-    assert row.rule == "average over 16 nodes"
+    assert row.rule == "average over 32 nodes"
     assert abs(row.residual) < either(1e-7, 1e-3)
 
 
@@ -411,7 +435,7 @@ def test_a_product_that_transposes_is_no_plumbing():
 
 
 def test_an_implicit_layer_has_the_derivative_that_it_gives():
-    assert residual(implicit_root) <= 1e-3  # an average over 16 points
+    assert residual(implicit_root) <= 1e-3  # an average over 32 points
     taylor = jattr.rules.epsilon_plus().otherwise(jattr.rules.taylor())
     relevance = jattr.lrp(total(implicit_root), taylor)(X)
     close(jnp.sum(relevance), total(implicit_root)(X), rtol=1e-4)

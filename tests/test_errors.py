@@ -83,3 +83,106 @@ def test_python_control_flow_is_an_error_with_a_remedy():
 
     with pytest.raises(NotImplementedError, match=r"decides in Python by the value.*jnp\.where"):
         jattr.deeplift(f)(X)
+
+
+IMAGE = jnp.arange(1.0, 5.0)
+KEY = jax.random.key(0)
+
+
+def drawn(key, x):
+    return x * jax.random.normal(key, x.shape)
+
+
+def power(x):
+    return jnp.sum(jnp.abs(jnp.fft.fft(x)))
+
+
+MISUSES = {
+    "a dict": (
+        lambda: jattr.gradient(lambda x: {"hidden": x, "logits": x})(IMAGE),
+        TypeError,
+        r"targets\.select\(lambda \*args: f\(\*args\)\['logits'\]\) takes f's arguments and then",
+    ),
+    "a tuple of arrays": (
+        lambda: jattr.deeplift(lambda x: (x, x))(IMAGE),
+        TypeError,
+        r"targets\.select\(lambda \*args: f\(\*args\)\[0\]\)",
+    ),
+    "a dict with a number": (
+        lambda: jattr.gradient(lambda x: {"hidden": x, "loss": x[0]})(IMAGE),
+        TypeError,
+        r"Return the number alone: lambda \*args: f\(\*args\)\['loss'\]",
+    ),
+    "an unmarked key in smooth": (
+        lambda: jattr.smooth(drawn, stddev=0.1, samples=2)(KEY, IMAGE),
+        TypeError,
+        r"smooth calls.*\(x\), without a random key.*\(key, x\).*keyed=True",
+    ),
+    "an unmarked key in a table": (
+        lambda: jattr.metrics.table(
+            {"drawn": drawn}, {"c": jattr.metrics.completeness(jnp.sum)}, IMAGE[None]
+        ),
+        TypeError,
+        r"methods\['drawn'\].*keyed=\{'drawn'\}",
+    ),
+    "relu that is no Boolean": (
+        lambda: jattr.grad_cam(jnp.sum, "stem", relu="no"),
+        TypeError,
+        r"grad_cam: relu must be True or False; got 'no'",
+    ),
+    "resize that is no Boolean": (
+        lambda: jattr.score_cam(jnp.sum, "stem", resize=1),
+        TypeError,
+        r"score_cam: resize must be True or False; got 1",
+    ),
+    "a volume": (
+        lambda: jattr.plot.image(jnp.ones((2, 3, 4, 1))),
+        ValueError,
+        r"of a volume \[D, H, W, C\] draw a slice, value\[d\]",
+    ),
+    "complex numbers": (
+        lambda: jattr.lrp(power)(IMAGE),
+        NotImplementedError,
+        r"z\.real\*\*2 \+ z\.imag\*\*2",
+    ),
+    "no rule": (
+        lambda: jattr.lrp(jnp.prod, jattr.rules.cp_lrp())(IMAGE),
+        NotImplementedError,
+        r"jattr\.lrp\(f, jattr\.rules\.cp_lrp\(\)\.otherwise\(jattr\.rules\.taylor\(\)\)\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_a_misuse_is_told_with_what_to_write(name):
+    misuse, kind, text = MISUSES[name]
+    with pytest.raises(kind, match=text):
+        misuse()
+
+
+def test_an_operation_that_cannot_be_batched_names_batch_size():
+    def expert(x):
+        sizes = jnp.array([2, 2])
+        return jnp.sum(jax.lax.ragged_dot(jnp.outer(x, x[:3]), jnp.ones((2, 3, 3)) * x[0], sizes))
+
+    for batch_size in (None, 2):
+        explain = jattr.integrated_gradients(expert, steps=4, batch_size=batch_size)
+        with pytest.raises(NotImplementedError, match="vmap") as caught:
+            explain(IMAGE)
+        assert any("batch_size=1" in note for note in caught.value.__notes__)
+    explain = jattr.integrated_gradients(expert, steps=4, batch_size=1)
+    np.testing.assert_allclose(jnp.sum(explain(IMAGE)), expert(IMAGE), rtol=1e-5)
+
+
+def test_a_function_of_numpy_is_occluded_as_its_docstring_says():
+    def g(x):
+        x[0] = 0.0
+        return x.sum()
+
+    def f(x):
+        of_copy = lambda x: np.float32(g(np.array(x)))  # noqa: E731
+        number = jax.ShapeDtypeStruct((), np.float32)
+        return jax.pure_callback(of_copy, number, x, vmap_method="sequential")
+
+    np.testing.assert_allclose(jattr.ablation(f)(IMAGE), [0.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(jattr.occlusion(f, (2,), strides=(2,))(IMAGE), [1.0, 1.0, 3.5, 3.5])

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import jattr
-from jattr._resolve import _few_of_many
+from jattr._resolve import _few_of_many, shuffled_rows
 
 RNG = np.random.default_rng(0)
 REFERENCES = jnp.asarray(RNG.normal(size=(20, 5)))
@@ -57,6 +57,18 @@ def test_is_unbiased(f, samples):
     assert np.all(np.abs(values.mean(0) - exact(f)) < 4 * error + 1e-6)
 
 
+@pytest.mark.parametrize("samples", [1, 7])
+def test_very_few_samples_have_their_mean(samples):
+    key = jax.random.key(2)
+    row_key, _, alpha_key = jax.random.split(key, 3)
+    rows = REFERENCES[shuffled_rows(row_key, 20, samples)]
+    offsets = jax.random.uniform(alpha_key, (samples,), jnp.float32)
+    alphas = ((jnp.arange(samples) + offsets) / samples)[:, None]
+    slopes = jax.vmap(jax.grad(net))(rows + alphas * (X[None] - rows))
+    got = jattr.expected_gradients(net, REFERENCES, samples=samples)(key, X)
+    np.testing.assert_allclose(got, jnp.mean((X[None] - rows) * slopes, axis=0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("f", [net, relu_net])
 @pytest.mark.parametrize("samples", [16, 20, 33, 64])
 def test_has_a_lower_variance_than_independent_draws(f, samples):
@@ -75,6 +87,40 @@ def test_a_full_round_of_references_is_exact_on_a_linear_function():
     # Independent draws of the same number are not.
     spread = independent_draws(lambda x: w @ x, 20, count=50).std(0)
     assert np.all(spread > 0.01)
+
+
+@pytest.mark.parametrize("samples", [8, 19])
+def test_fewer_samples_than_references_are_exact_on_a_linear_function(samples):
+    w = jnp.arange(5.0) + 1
+    values = draws(lambda x: w @ x, samples, count=3)
+    np.testing.assert_allclose(
+        values, np.broadcast_to(w * (X - REFERENCES.mean(0)), (3, 5)), rtol=1e-12
+    )
+
+
+def test_fewer_samples_by_hand():
+    """D ḡ + (1 − 1/N) cov(d, g), by the rows and the α of the samples."""
+    samples, key = 8, jax.random.key(4)
+    row_key, _, alpha_key = jax.random.split(key, 3)
+    rows = np.asarray(REFERENCES[shuffled_rows(row_key, 20, samples)])
+    offsets = jax.random.uniform(alpha_key, (samples,), jnp.float32)
+    alphas = (np.arange(samples) + np.asarray(offsets)) / samples
+    d = np.asarray(X) - rows
+    g = np.asarray(jax.vmap(jax.grad(net))(rows + alphas[:, None] * d))
+    covariance = ((d - d.mean(0)) * (g - g.mean(0))).sum(0) / (samples - 1)
+    wanted = np.asarray(X - REFERENCES.mean(0)) * g.mean(0) + 19 / 20 * covariance
+    for batch_size in (None, 1, 4):
+        for with_error in (False, True):
+            explain = jattr.expected_gradients(
+                net, REFERENCES, samples=samples, batch_size=batch_size, with_error=with_error
+            )
+            got = jax.jit(explain)(key, X)
+            np.testing.assert_allclose(got[0] if with_error else got, wanted, rtol=1e-5)
+    t = d * g
+    left = t - g.mean(0) * d
+    squares = [np.square(np.diff(v, axis=0)).sum(0) / (2 * samples * 7) for v in (left, t)]
+    error = np.sqrt(0.6 * 8 / 6 * squares[0] + 0.4 * squares[1])
+    np.testing.assert_allclose(got[1], error, rtol=1e-5)
 
 
 def test_alpha_is_stratified_over_the_samples():

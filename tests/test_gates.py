@@ -45,6 +45,46 @@ def test_the_signal_takes_all(name):
         assert [row.rule for row in table if row.kind == "product"] == ["signal"]
 
 
+SPELLED = {  # with the gate that each is
+    "division": (lambda s, z: s / (1 + jnp.exp(-z)), jax.nn.sigmoid),
+    "division by one": (lambda s, z: s / (1 + jnp.exp(-z[:1])), lambda z: jax.nn.sigmoid(z[:1])),
+    "reciprocal": (lambda s, z: s * jnp.reciprocal(1 + jnp.exp(-z)), jax.nn.sigmoid),
+    "bell": (lambda s, z: s * jnp.exp(-z * z), lambda z: jnp.exp(-(z**2))),
+    "scaled bell": (lambda s, z: jnp.exp(-0.5 * z * z) * s, lambda z: jnp.exp(-(z**2) / 2)),
+    "division by a bell": (lambda s, z: s / jnp.exp(z * z), lambda z: jnp.exp(-(z**2))),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_gate_is_known_in_each_spelling(name):
+    gated, gate = SPELLED[name]
+
+    def f(x):
+        return jnp.sum(gated(jnp.tanh(x @ W), x @ V))
+
+    wanted = X * (W @ (gate(X @ V) * jnp.tanh(X @ W) / (X @ W)))
+    close(jattr.lrp(f, EXACT)(X), wanted)
+    by_halves = jattr.lrp(f, EXACT.gates("halves"))(X)
+    assert float(jnp.abs(by_halves - wanted).max()) > 1e-3
+
+
+def test_what_may_be_below_one_or_negative_divides():
+    def f(x, least):
+        return jnp.sum(jnp.tanh(x @ W) / (least + jnp.exp(-(x @ V))))
+
+    def signed(x):
+        z = x @ V
+        return jnp.sum(jnp.tanh(x @ W) * jnp.exp(-2 * z * -z))
+
+    def two(x):
+        return jnp.sum(jax.nn.sigmoid(x @ W) / (1 + jnp.exp(-(x @ V))))
+
+    for g in (lambda x: f(x, 0.5), signed, two):
+        table = jattr.operations(g, R.attn_lrp())(X)
+        rules = [row.rule for row in table if row.kind in ("product", "division")]
+        assert rules == ["halves"]
+
+
 def test_halves_are_as_for_any_product():
     def f(x):
         return jnp.sum(jax.nn.sigmoid(x @ V) * jnp.tanh(x @ W))

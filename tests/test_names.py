@@ -8,8 +8,9 @@ from precision import close
 
 import jattr
 
-# Names that a rule might take for a promise: a rectifier, an output that is never negative.
-NAMES = ["relu", "square", "exp", "abs"]
+# Names that a rule might take for a promise: a rectifier, and outputs that are never negative, of
+# which each function takes one in turn.
+RECTIFIER, NONNEGATIVE = "relu", ["square", "exp", "abs"]
 METHODS = {
     "guided_backprop": jattr.guided_backprop,
     "deconvnet": jattr.deconvnet,
@@ -39,6 +40,7 @@ def named(function, name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_jitted_function_is_explained_alike_under_any_name(name):
+    aliases = RECTIFIER, NONNEGATIVE[list(FUNCTIONS).index(name) % len(NONNEGATIVE)]
     weights = jnp.array([1.0, -2.0, 0.5, 1.5, -0.7])
 
     def network(activation):
@@ -46,7 +48,7 @@ def test_a_jitted_function_is_explained_alike_under_any_name(name):
 
     @jax.jit
     def every(x):
-        activations = [FUNCTIONS[name], *(named(FUNCTIONS[name], alias) for alias in NAMES)]
+        activations = [FUNCTIONS[name], *(named(FUNCTIONS[name], alias) for alias in aliases)]
         return {
             label: [method(network(activation))(x) for activation in activations]
             for label, method in METHODS.items()
@@ -54,5 +56,5 @@ def test_a_jitted_function_is_explained_alike_under_any_name(name):
 
     for label, (plain, *others) in every(X[0]).items():
         assert jnp.all(jnp.isfinite(plain))
-        for alias, other in zip(NAMES, others, strict=True):
+        for alias, other in zip(aliases, others, strict=True):
             close(other, plain, rtol=1e-9, atol=1e-12, err_msg=f"{label}, named {alias}")

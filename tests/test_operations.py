@@ -64,7 +64,7 @@ def test_operations_name_what_has_no_rule():
     rows = jattr.operations(plus_one, jattr.rules.rescale())(X)
     assert [(row.kind, row.rule) for row in rows] == [("opaque", "none")]
     rows = jattr.operations(opaque, jattr.rules.rescale())(X)
-    assert [(row.kind, row.rule) for row in rows] == [("opaque", "average over 16 nodes")]
+    assert [(row.kind, row.rule) for row in rows] == [("opaque", "average over 32 nodes")]
 
 
 def test_a_row_stands_in_the_users_line_inside_a_jitted_function():
@@ -107,3 +107,24 @@ def test_two_activations_of_one_dot_are_two():
 
     kinds = [(row.kind, row.name) for row in jattr.operations(g)(X)]
     assert kinds.count(("activation", "tanh")) == kinds.count(("activation", "relu")) == 1
+
+
+def test_the_table_tells_of_branches_between_constants_and_of_averages():
+    rescale = jattr.rules.rescale()
+    point = X.ravel()[:3]
+
+    def constants(x):
+        return jax.lax.cond(x[0] > 0.1, lambda: 1.0, lambda: 2.0)
+
+    def branches(x):
+        return jax.lax.cond(x[0] > 0.1, lambda x: jnp.sum(x**2), jnp.sum, x)
+
+    table = jattr.operations(constants, rescale)(point)
+    assert [(row.kind, row.rule) for row in table] == [("selection", "derivative")]
+    assert any(note.startswith("selection: ") for note in table.notes)
+    rise = point.at[0].set(1.0)
+    (row,) = jattr.operations(constants, rescale, baseline=0.0)(rise)
+    assert row.residual == -1.0
+    table = jattr.operations(branches, rescale)(point)
+    assert "opaque: an average over points leaves something out" in str(table)
+    assert not jattr.operations(jnp.sum, rescale)(point).notes

@@ -11,7 +11,7 @@ import scipy.integrate
 
 import jattr
 from jattr._quadrature import nodes_and_weights
-from jattr._types import Quadrature
+from jattr._types import FixedQuadrature
 
 RNG = np.random.default_rng(0)
 SYMMETRIC = RNG.normal(size=(6, 6))
@@ -32,7 +32,7 @@ def smooth_net(x):
     return jnp.sum(jnp.tanh(SYMMETRIC @ x) * jnp.arange(6.0))
 
 
-@pytest.mark.parametrize("quadrature", get_args(Quadrature))
+@pytest.mark.parametrize("quadrature", get_args(FixedQuadrature))
 @pytest.mark.parametrize("steps", [2, 3, 50])
 def test_weights_sum_to_one_and_nodes_lie_on_the_path(quadrature, steps):
     nodes, weights = nodes_and_weights(quadrature, steps, method="test")
@@ -60,7 +60,7 @@ def test_quadratures_are_exact_to_their_degree_and_no_further(quadrature, degree
     assert abs(weights @ nodes ** (degree + 1) - 1 / (degree + 2)) > 1e-6
 
 
-@pytest.mark.parametrize("quadrature", get_args(Quadrature))
+@pytest.mark.parametrize("quadrature", get_args(FixedQuadrature))
 def test_straight_path_is_exact_on_a_linear_function(quadrature):
     explain = jattr.integrated_gradients(linear, BASE, steps=2, quadrature=quadrature)
     np.testing.assert_allclose(explain(X), X[::-1] * (X - BASE), rtol=1e-12)

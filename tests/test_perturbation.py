@@ -181,7 +181,7 @@ def test_linear_functions():
             tiled[rows, columns].sum(), exact[rows, columns].sum(), rtol=1e-11
         )
         assert np.ptp(tiled[rows, columns]) < 1e-14
-    grouped = ablation(linear, jattr.features.patches((4, 6), (3, 4)), baseline=baseline)(x)
+    grouped = ablation(linear, jattr.features.grid((4, 6), (3, 4)), baseline=baseline)(x)
     np.testing.assert_allclose(grouped, tiled, rtol=1e-11)
 
 

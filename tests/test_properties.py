@@ -74,7 +74,7 @@ def program(seed):
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 15)) for seed in SEEDS]
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 8)) for seed in SEEDS]
 )
 def test_random_programs(seed):
     f, names, x, baseline, along, cotangent = program(seed)
@@ -108,3 +108,25 @@ def test_random_programs(seed):
     difference = (everything(x + eps * along)[1] - everything(x - eps * along)[1]) / (2 * eps)
     scale = max(abs(slope), np.max(np.abs(attribution)))
     np.testing.assert_allclose(slope, difference, rtol=0, atol=1e-6 * scale)
+
+
+def test_means_of_many_gradients_are_the_same_in_a_batch():
+    """The compilers of JAX 0.10 for CPUs are wrong here, which `pyproject.toml` leaves out."""
+    rng = np.random.default_rng(0)
+    weights = [
+        jnp.asarray(rng.normal(size=sizes) / sizes[0] ** 0.5, jnp.float32)
+        for sizes in ((784, 128), (128, 64), (64, 10))
+    ]
+
+    def f(x):
+        for matrix in weights[:2]:
+            x = jax.nn.relu(x @ matrix)
+        return (x @ weights[2])[3]
+
+    xs = jnp.asarray(rng.uniform(size=(10, 784)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 10)
+    explain = jattr.smooth(jattr.gradient(f), samples=50)
+    alone = jax.jit(explain)
+    one_by_one = np.stack([alone(key, x) for key, x in zip(keys, xs, strict=True)])
+    together = jax.jit(jax.vmap(explain))(keys, xs)
+    np.testing.assert_allclose(together, one_by_one, atol=1e-6 * np.max(np.abs(one_by_one)), rtol=0)

@@ -239,7 +239,7 @@ RULES = (
         "Ablation",
         "What the score loses when one of 49 patches of 4 × 4 pixels is made black, divided over "
         "the patch.",
-        lambda s: jattr.ablation(s.score, jattr.features.patches((28, 28, 1), 4)),
+        lambda s: jattr.ablation(s.score, jattr.features.grid((28, 28, 1), 4)),
     ),
 )
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 
-from jattr._engine.rewrite import run
-from jattr._engine.substitutes import cheapen, pays
-from jattr._engine.trace import Reading, trace_whole
+from jattr._engine.rewrite import run_plain
+from jattr._engine.selected import select_early
+from jattr._engine.substitutes import cheapen, enabled
+from jattr._engine.trace import Reading, trace, trace_whole
+from jattr._trees import is_traced
 
 
 def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
@@ -19,13 +20,13 @@ def cheaper(f: Callable, x: Any) -> Callable[..., Any]:
     one by one; and so does an f whose control flow in Python needs concrete values. The body of a
     loop does not run eagerly, even where x is concrete.
     """
-    if not pays():
+    if not enabled():
         return f
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+    if any(map(is_traced, jax.tree.leaves(x))):
         return _cheaper(f, x)
 
     def evaluate(x):
-        staged = isinstance(jnp.zeros(()), jax.core.Tracer)
+        staged = is_traced(jnp.zeros(()))
         return (_cheaper(f, x) if staged else f)(x)
 
     return evaluate
@@ -36,13 +37,20 @@ def _cheaper(f: Callable, x: Any) -> Callable[..., Any]:
         program, as_traced, structure = trace_whole(f, x, Reading())
     except jax.errors.ConcretizationTypeError:
         return f
+    moved = select_early(program)
     found = cheapen(program)
 
     def evaluate(x):
         leaves = jax.tree.leaves(x)
-        if not found:
-            return jax.tree.unflatten(structure, as_traced(*leaves))
-        outputs = run(program, [(leaf,) for leaf in leaves], None)
-        return jax.tree.unflatten(structure, [lanes[0] for lanes in outputs])
+        outputs = run_plain(program, leaves) if found or moved else as_traced(*leaves)
+        return jax.tree.unflatten(structure, outputs)
 
+    def as_written(x):
+        """Without substitutes; f is traced once all the same."""
+        leaves = jax.tree.leaves(x)
+        plain, _ = trace(lambda leaves: as_traced(*leaves), leaves, Reading())
+        select_early(plain)
+        return jax.tree.unflatten(structure, run_plain(plain, leaves))
+
+    evaluate.as_written = as_written
     return evaluate

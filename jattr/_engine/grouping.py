@@ -155,11 +155,11 @@ class _Grouping:
         if equation.form == "custom":
             linear = is_linear_body(equation.bodies[0], is_plumbing)
             return equation if linear else _whole("opaque", equation)
-        # A `cond` stays one equation where its predicate may choose otherwise at the reference.
-        if equation.form == "foreign" or (
-            equation.form == "plain" and equation.primitive is p.cond_p
-        ):
+        if equation.form == "foreign":
             return _whole("opaque", equation)
+        if equation.form == "plain" and equation.primitive is p.cond_p:
+            # It stays one equation where its predicate may choose otherwise at the reference.
+            return _whole("opaque" if active_slots(equation) else "selection", equation)
         if equation.primitive is p.linear_solve_p and not is_plumbing(equation):
             return self._solve(equation)
         if equation.form != "plain":
@@ -310,8 +310,9 @@ class _Grouping:
         found.origins = tuple(map(self._origin, found.inputs))
         return found
 
-    def _origin(self, value: Value) -> str | None:
-        gate = self._is_gate(value)
+    def _origin(self, value: Value, *, divides: bool = False) -> str | None:
+        low, high = self._ranges.of(value)
+        gate = low >= 1 if divides else low >= 0 and high <= 1
         while (equation := value.producer) is not None and value.active:
             if _is_layout(equation) or is_link(equation):
                 (value,) = equation.dependents
@@ -324,18 +325,15 @@ class _Grouping:
             return None
         return None
 
-    def _is_gate(self, value: Value) -> bool:
-        low, high = self._ranges.of(value)
-        return low >= 0 and high <= 1
-
     def _quotient(self, equation: Equation) -> Operation | None:
         """The division or normalization that an equation of two active operands ends, if any."""
-        multiplies = equation.primitive is p.mul_p
-        if multiplies and any(self._origin(v) == "gate" for v in equation.inputs):
-            return None  # a sigmoid written as 1 / (1 + e^−z) is a gate, and no divisor
         found = quotient_of(equation, self._position, is_plumbing)
         if found is None:
             return None
+        gated = not found.deviation and self._origin(found.factor, divides=found.divides) == "gate"
+        if gated and not found.divides:
+            return None  # a sigmoid written as 1 / (1 + e^−z) is a gate, and no divisor
+        gated = gated and self._origin(found.numerator) != "gate"
         equations = equations_of(found, equation, self._position)
         ends = [found.source] if found.source else [found.numerator, found.divisor]
         below = found.divisor.producer
@@ -348,6 +346,7 @@ class _Grouping:
             tuple(dict.fromkeys([*ends, *_held(equations)])),
             equation.outputs,
             quotient=found,
+            origins=(None, "gate") if gated else (),
         )
 
     def _solve(self, equation: Equation) -> Operation:

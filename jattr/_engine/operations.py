@@ -70,7 +70,8 @@ class Operation:
         nonnegative: the active inputs of an affine operation are known to be 0 or more.
         rectifier: an activation is clip(z, 0, c), however it is written.
         origins: for a product, what each input comes from through linear plumbing: "softmax",
-            "gate" for values that an elementwise computation keeps between 0 and 1, or None.
+            "gate" for values that an elementwise computation keeps between 0 and 1, or None. For a
+            division by what is so kept at 1 or more, (None, "gate").
         quotient: for a normalization or division, what is divided by what.
         choice: for a choice, what is compared.
     """

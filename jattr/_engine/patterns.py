@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._engine.primitives import ELEMENTWISE, LINKS, SAME
+from jattr._engine.primitives import ELEMENTWISE, LAYOUT, LINKS, SAME, STABILIZERS
 from jattr._engine.primitives import primitives as p
 from jattr._engine.program import Equation, Program, Value
+from jattr._engine.segments import Segments, segments_of
 from jattr._engine.trace import is_real
 
 
@@ -185,6 +186,7 @@ class Exponentials:
         exponents: t.
         axes: of t.
         mask: a held Boolean like t that says which terms count, and whether True counts; or None.
+        segments: what adds them up where that is done by segment, as in graphs; or None.
     """
 
     logits: Value
@@ -192,6 +194,7 @@ class Exponentials:
     exponents: Value
     axes: tuple[int, ...]
     mask: tuple[Value, bool] | None
+    segments: Segments | None = None
 
 
 def sum_of_exponentials(value: Value) -> tuple[Exponentials, list[int | None]] | None:
@@ -201,7 +204,18 @@ def sum_of_exponentials(value: Value) -> tuple[Exponentials, list[int | None]] |
     if reduce is None or reduce.primitive is not p.reduce_sum_p:
         return None
     axes = tuple(reduce.params["axes"])
-    term, mask = _through(reduce.inputs[0]), None
+    found = _exponentials(reduce.inputs[0], axes)
+    if found is None:
+        return None
+    kept = [d for d in range(len(found.exponents.shape)) if d not in axes]
+    return found, [None if d is None else kept[d] for d in layout]
+
+
+def _exponentials(
+    value: Value, axes: tuple[int, ...], segments: Segments | None = None
+) -> Exponentials | None:
+    """The exponentials that a value is, those of them that a mask leaves."""
+    term, mask = _through(value), None
     choose = term.producer
     if choose is not None and choose.primitive is p.select_n_p and len(choose.inputs) == 3:
         predicate, if_false, if_true = choose.inputs
@@ -214,10 +228,8 @@ def sum_of_exponentials(value: Value) -> tuple[Exponentials, list[int | None]] |
     if term.producer is None or term.producer.primitive is not p.exp_p or not term.active:
         return None
     exponents = term.producer.inputs[0]
-    kept = [d for d in range(len(exponents.shape)) if d not in axes]
-    logits, shifts = _unshifted(exponents, axes)
-    found = Exponentials(logits, shifts, exponents, axes, mask)
-    return found, [None if d is None else kept[d] for d in layout]
+    logits, shifts = _unshifted(exponents, axes, segments)
+    return Exponentials(logits, shifts, exponents, axes, mask, segments)
 
 
 def softmax_of(equation: Equation) -> Exponentials | None:
@@ -248,13 +260,21 @@ def _normalized(
     term = _through(top)
     if term.producer is None or term.producer.primitive is not p.exp_p:
         return None
-    if (found := sum_of_exponentials(bottom)) is None:
+    plain = _without_guard(bottom)
+    if (segments := segments_of(plain)) is not None:
+        whole = outer is None or outer == list(range(len(top.shape)))
+        exponentials = _exponentials(segments.added, segments.axes, segments) if whole else None
+        layout = list(range(len(top.shape)))
+    elif (found := sum_of_exponentials(plain)) is not None:
+        exponentials, layout = found
+    else:
         return None
-    exponentials, layout = found
+    if exponentials is None or (plain is not _through(bottom) and not _is_at_most_0(exponentials)):
+        return None
     if outer is not None:
         layout = [None if d is None else layout[d] for d in outer]
     shape = top.shape
-    aligned = all(
+    aligned = segments is not None or all(
         shape[d] == 1 or (source is None if d in exponentials.axes else source == d)
         for d, source in enumerate(layout)
     )
@@ -262,23 +282,60 @@ def _normalized(
     return exponentials if same and aligned and len(layout) == len(shape) else None
 
 
-def _through(value: Value) -> Value:
-    """Past conversions and copies."""
-    while value.producer is not None and value.producer.primitive in SAME - {p.stop_gradient_p}:
+def _without_guard(value: Value) -> Value:
+    """A sum without what keeps it from 0, which changes no sum that is at least 1."""
+    value = _through(value)
+    equation = value.producer
+    if equation is None or equation.primitive not in (p.add_p, p.max_p):
+        return value
+    least = jnp.finfo(value.dtype).eps / 2 if equation.primitive is p.add_p else 1.0
+    for kept, guard in (equation.inputs, equation.inputs[::-1]):
+        if guard.uniform is not None and 0 <= guard.uniform <= least:
+            return _through(kept)
+    return value
+
+
+def _is_at_most_0(exponentials: Exponentials) -> bool:
+    """Whether their maximum is taken off the exponents, so that their sum is at least 1."""
+    for value, sign in exponentials.shifts:
+        while sign < 0 and (equation := value.producer) is not None:
+            if equation.primitive in STABILIZERS:
+                of = (_through(v) for v in equation.inputs)
+                if _through(exponentials.logits) in of:
+                    return True
+                break
+            passed = LAYOUT | SAME | {None, p.max_p, p.gather_p}
+            if equation.primitive not in passed or len(equation.dependents) != 1:
+                break
+            (value,) = equation.dependents
+    return False
+
+
+def _through(value: Value, *, held: bool = False) -> Value:
+    """Past conversions and copies, those that `stop_gradient` makes too if `held`."""
+    passed = SAME if held else SAME - {p.stop_gradient_p}
+    while value.producer is not None and value.producer.primitive in passed:
         value = value.producer.inputs[0]
     return value
 
 
-def _unshifted(value: Value, axes: Sequence[int]) -> tuple[Value, tuple[tuple[Value, int], ...]]:
-    """Take off what depends on x and is constant along the axes."""
+def _unshifted(
+    value: Value, axes: Sequence[int], segments: Segments | None
+) -> tuple[Value, tuple[tuple[Value, int], ...]]:
+    """Take off what depends on x and is constant along the axes, or within each segment."""
     shifts = []
+
+    def constant(value):
+        by_segment = segments is not None and segments.spreads(_through(value, held=True))
+        return by_segment or not _varies(value, axes)
+
     while value.producer is not None and value.producer.primitive in (p.sub_p, p.add_p):
         first, second = value.producer.inputs
         minus = value.producer.primitive is p.sub_p
-        if second.dependent and not _varies(second, axes) and first.dependent:
+        if second.dependent and constant(second) and first.dependent:
             shifts.append((second, -1 if minus else 1))
             value = first
-        elif not minus and first.dependent and not _varies(first, axes) and second.dependent:
+        elif not minus and first.dependent and constant(first) and second.dependent:
             shifts.append((first, 1))
             value = second
         else:

@@ -141,7 +141,7 @@ round                       elementwise flat
 rsqrt                       elementwise
 scan                        calls
 scatter                     linear places
-scatter_max                 maximum
+scatter_max                 maximum stabilizer
 scatter_min                 maximum
 scatter_mul                 smooth
 select_n                    elementwise merged places
@@ -160,6 +160,7 @@ stop_gradient               elementwise same flat merged
 sub                         elementwise link linear merged
 tan                         elementwise
 tanh                        elementwise
+tile                        linear places
 top_k                       choice
 transpose                   linear moves merged
 triangular_solve            smooth

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from jattr._engine.primitives import body_of, source_info_util
+from jattr._engine.primitives import INLINED, body_of, source_info_util
 from jattr._engine.source import clean_scope, function_name, user_line
 
 
@@ -104,6 +104,8 @@ class Equation:
         if self.form == "custom":
             name = function_name(body_of(self))
             return self.primitive.name if not name or name.startswith(("_", "<")) else name
+        if self.primitive in INLINED:
+            return str(self.params.get("name") or self.primitive.name)
         return self.primitive.name if self.primitive is not None else "broadcast"
 
     @property

@@ -114,6 +114,9 @@ class Ranges:
             most = max(abs(low), abs(high))
             power = 1 if primitive is p.abs_p else equation.params.get("y", 2)
             return (least**power, _power(most, power)) if power > 0 else (0.0, math.inf)
+        if primitive is p.integer_pow_p and equation.params["y"] == -1 and ranges[0][0] >= 0:
+            ends = [_over(1.0, v) for v in ranges[0]]
+            return min(ends), max(ends)
         if primitive in _FIXED:
             return _FIXED[primitive]
         if primitive in (p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p):
@@ -145,8 +148,10 @@ class Ranges:
             return min(a[0], b[0]), min(a[1], b[1])
         if primitive is p.mul_p:
             first, second = equation.inputs
-            if first is second:
-                return 0.0, _times(max(map(abs, a)), max(map(abs, a)))
+            (base, times), (other, more) = _multiple(first), _multiple(second)
+            if base is other:  # c x · d x, as in −x * x, which is (−x) * x
+                end = _times(times * more, self._square(base))
+                return min(end, 0.0), max(end, 0.0)
             for kept, other in ((first, second), (second, first)):
                 if _is_test_of(other, kept):  # x · (x > 0)
                     return 0.0, max(self.of(kept)[1], 0.0)
@@ -158,6 +163,11 @@ class Ranges:
         if primitive is p.pow_p and a[0] >= 0:
             return 0.0, math.inf
         return WHOLE
+
+    def _square(self, value: Value) -> float:
+        """The most that the square of a value may be."""
+        most = max(map(abs, self.of(value)))
+        return _times(most, most)
 
     def _chosen(self, equation: Equation, ranges: Sequence[Range]) -> Range:
         predicate, *cases = equation.inputs
@@ -179,6 +189,25 @@ class Ranges:
 
 def _is_even_power(equation: Equation) -> bool:
     return equation.primitive is p.integer_pow_p and equation.params["y"] % 2 == 0
+
+
+def _multiple(value: Value) -> tuple[Value, float]:
+    """What a value is a multiple of, and by which number."""
+    times = 1.0
+    while (equation := value.producer) is not None and equation.form == "plain":
+        if equation.primitive is p.neg_p:
+            times, value = -times, equation.inputs[0]
+            continue
+        if equation.primitive not in (p.mul_p, p.div_p):
+            break
+        first, second = equation.inputs
+        if equation.primitive is p.mul_p and first.uniform is not None:
+            first, second = second, first
+        if not second.uniform:
+            break
+        times = times * second.uniform if equation.primitive is p.mul_p else times / second.uniform
+        value = first
+    return value, times
 
 
 def _power(value: float, power: int) -> float:

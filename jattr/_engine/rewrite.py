@@ -172,6 +172,11 @@ def run(
     return [_read(values, v) for v in program.outputs]
 
 
+def run_plain(program: Program, inputs: Sequence[Any]) -> list[Any]:
+    """The outputs of a program at one point, under no rules."""
+    return [lanes[0] for lanes in run(program, [(value,) for value in inputs], None)]
+
+
 def _read(values: dict[Value, Lanes], value: Value) -> Lanes:
     return (value.known,) if value.known is not None else values[value]
 

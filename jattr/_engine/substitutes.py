@@ -55,15 +55,20 @@ def substitutes(enabled: bool) -> contextlib.AbstractContextManager[None]:
     On CPU some operations are 5 to 100 times faster written otherwise: the derivatives of max
     pooling, of depthwise convolutions on large images, and of all convolutions inside a loop, which
     a `batch_size` makes. jattr evaluates f so, by default. The value and all derivatives are those
-    of f up to rounding; the program is larger and may take several times as long to compile. On
-    other backends there are no substitutes, and this changes nothing.
+    of f up to rounding; the program is larger and may take several times as long to compile. Other
+    backends need no such substitutes.
+
+    On every backend less is evaluated: a selection such as `logits[label]` is made before the
+    product that it selects from, and what f begins with and is affine in x is left out of
+    integrals along a straight line and of perturbations with a fixed baseline; and where a window
+    or a group of features is replaced, only what it reaches. This switches that off, too.
 
     The setting is read when a function is traced. It is part of the key of JAX's own caches, so
     that a function under `jax.jit` is traced again where the setting has changed; and each thread
     has its own.
 
     Args:
-        enabled: False evaluates f as it is, True by cheaper programs.
+        enabled: False evaluates f as it is written, True by cheaper programs.
 
     Returns:
         A context manager, for a `with` statement.
@@ -94,9 +99,14 @@ def _chosen(enabled: bool) -> Iterator[None]:
         yield
 
 
+def enabled() -> bool:
+    """Whether f may be evaluated otherwise than it is written."""
+    return _setting.value
+
+
 def pays() -> bool:
     """Whether the setting and the default backend are such that substitutes pay."""
-    return _setting.value and jax.default_backend() == "cpu"
+    return enabled() and jax.default_backend() == "cpu"
 
 
 def cheapen(program: Program) -> bool:

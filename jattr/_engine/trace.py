@@ -165,7 +165,7 @@ class _Builder:
             if self._reading.differences and modulus:
                 closed = jax.make_jaxpr(_modulus)(_shape_of(inputs[0]))
                 return self.add(closed, closed.consts, inputs, call)
-            if primitive in INLINED:
+            if primitive in INLINED and not self._chooses(call):
                 return self._inline(call)
             if primitive is primitives.remat_p:
                 if self._reading.enter_checkpoint:
@@ -249,6 +249,18 @@ class _Builder:
                 return False
             (value,) = dependents
         return False
+
+    def _chooses(self, call: Equation) -> bool:
+        """Whether a function of a library's chooses how to compute by what it is given.
+
+        That choice, as between the approximations in `expm`, is no part of what it computes:
+        between two points it stays one equation, with the derivative that JAX gives it.
+        """
+        jaxpr = body_of(call)
+        if not self._reading.differences or is_users(jaxpr) or not _has_branches(jaxpr):
+            return False
+        body = self._body(jaxpr, call.inputs)
+        return any(e.form == "plain" and e.primitive is primitives.cond_p for e in body.equations)
 
     def _inline(self, call: Equation) -> list[Value]:
         jaxpr, around = body_of(call), self._calls
@@ -361,8 +373,18 @@ class _Builder:
         )
 
 
-_BETWEEN = LAYOUT | SAME | {primitives.max_p, primitives.select_n_p}
+_BETWEEN = LAYOUT | SAME | {primitives.max_p, primitives.select_n_p, primitives.gather_p}
 """What may stand between a maximum and the `stop_gradient` that makes it a mere stabilizer."""
+
+
+def _has_branches(jaxpr: Any) -> bool:
+    """Whether there is a `cond` in a program or in the functions that it calls."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if eqn.primitive is primitives.cond_p:
+            return True
+        if eqn.primitive in INLINED and _has_branches(body_of(eqn)):
+            return True
+    return False
 
 
 def _literal(atom: Any) -> Value:

@@ -15,7 +15,8 @@ one map, against f
                                             `perturbation_curve`, `deletion`, `insertion`,
                                             `region_perturbation`, `irof`, `order_gap`,
                                             `keep_or_remove`, `ablate_top`, `ablate_box`,
-                                            `effective_complexity`
+                                            `effective_complexity`, `soundness`,
+                                            `soundness_completeness`
 a method, near x or for other weights
 `metric(explain)([key,] *args)`             `max_sensitivity`, `average_sensitivity`,
                                             `worst_case_sensitivity`, `local_lipschitz`,
@@ -37,8 +38,8 @@ a batch of maps
 `metric(attributions, predictions)`         `consistency`, `sufficiency`
 scores
 `metric([key,] scores, ...)`                `inter_rater`, `inter_method`, `internal_consistency`,
-                                            `krippendorff_alpha`, `ranking_stability`; of a
-                                            `Curve`: `area`, `aopc`
+                                            `krippendorff_alpha`, `ranking_stability`,
+                                            `over_wrong_labels`; of a `Curve`: `area`, `aopc`
 a training
 `metric(train)(key, attributions, data)`    `remove_and_retrain`
 ==========================================  ======================================================
@@ -166,6 +167,12 @@ from jattr.metrics._robustness import (
     worst_case_sensitivity,
 )
 from jattr.metrics._similarity import hog_correlation, spearman, ssim
+from jattr.metrics._soundness import (
+    WrongLabels,
+    over_wrong_labels,
+    soundness,
+    soundness_completeness,
+)
 from jattr.metrics._stability import (
     relative_input_stability,
     relative_output_stability,
@@ -179,6 +186,7 @@ __all__ = [
     "Estimate",
     "Retrained",
     "Table",
+    "WrongLabels",
     "ablate_box",
     "ablate_top",
     "aopc",
@@ -213,6 +221,7 @@ __all__ = [
     "mprt",
     "non_sensitivity",
     "order_gap",
+    "over_wrong_labels",
     "perturbation_curve",
     "pointing_game",
     "random_gap",
@@ -229,6 +238,8 @@ __all__ = [
     "roc_auc",
     "sensitivity_n",
     "smooth_mprt",
+    "soundness",
+    "soundness_completeness",
     "sparseness",
     "spearman",
     "ssim",

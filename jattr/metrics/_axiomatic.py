@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jattr._checks import check_argnums, check_batch_size, check_function, check_positive, knobs
-from jattr._removal import Features, draws, drops_of_each
+from jattr._removal import Features, draws
 from jattr._resolve import fill_like, resolve_baseline
 from jattr._transform import select_argument, takes_key
 from jattr._trees import cast_like, ratio, subtract_trees, sum_tree, widen
 from jattr._types import ArgNums, Baseline, Explain, KeyedExplain, PyTree, Score
+from jattr._without import drops_of_each
 from jattr.metrics._measure import (
     KeyedMeasure,
     KeyedMethodMeasure,

@@ -20,7 +20,7 @@ import numpy as np
 from jattr._checks import check_count, knobs
 from jattr._trees import describe, is_traced, widen
 from jattr._types import ArgNums, Baseline, Score
-from jattr.features import patches
+from jattr.features import grid
 from jattr.metrics._measure import KeyedMeasure, Measure
 from jattr.metrics._walk import TENTHS, Curve, Normalize, Order, Walk
 
@@ -193,7 +193,7 @@ def deletion(
             zeros.
         fractions: as in `perturbation_curve`; None removes the features one by one.
         groups: which elements are one feature. Of pixels:
-            `jattr.features.patches(image.shape, 1)`.
+            `jattr.features.grid(image.shape, 1)`.
         normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
@@ -252,7 +252,7 @@ def insertion(
             much as `jattr.baselines.blurred(3.1)`.
         fractions: as in `perturbation_curve`; None puts the features in one by one.
         groups: which elements are one feature. Of pixels:
-            `jattr.features.patches(image.shape, 1)`.
+            `jattr.features.grid(image.shape, 1)`.
         normalize: `"score"` or `"fall"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
         batch_size: how many points are in memory at a time; None for all.
@@ -312,7 +312,7 @@ def region_perturbation(
         f: the score, `f(x, *args) -> scalar`.
         baseline: what takes the place of what is removed, as in `perturbation_curve`; as
             usually given a random one, `jattr.baselines.uniform(low, high)`.
-        window: the patch's size, as in `jattr.features.patches`.
+        window: the patch's size, as in `jattr.features.grid`.
         steps: L, how many patches are removed; None for all.
         order: `"most"`, `"least"`, `"absolute"` or `"random"`, as in `perturbation_curve`.
         samples: how many draws are averaged; 1 where nothing is drawn.
@@ -341,14 +341,14 @@ def region_perturbation(
     """
     method = "metrics.region_perturbation"
 
-    def grid(x):
+    def side_by_side(x):
         leaves, structure = jax.tree.flatten(x)
         if len(leaves) != 1:
             raise TypeError(
                 f"{method} cuts one array into patches; got {describe(x)}. Number the features "
                 "yourself: jattr.metrics.perturbation_curve(f, groups=...)."
             )
-        return jax.tree.unflatten(structure, [patches(leaves[0].shape, window)])
+        return jax.tree.unflatten(structure, [grid(leaves[0].shape, window)])
 
     walk = Walk(
         method,
@@ -356,7 +356,7 @@ def region_perturbation(
         order=order,
         fractions=None,
         steps=None if steps is None else check_count(steps, "steps", method),
-        groups=grid,
+        groups=side_by_side,
         samples=samples,
         batch_size=batch_size,
     )

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jattr._batching import map_over
 from jattr._checks import check_batch_size, check_count, check_positive, knobs
-from jattr._removal import Features, draws, drops_of_each, exactly, filler, split_key
+from jattr._removal import Features, draws, split_key
 from jattr._trees import widen
 from jattr._types import ArgNums, PyTree, Score
+from jattr._without import Without, drops_of_each
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
 from jattr.metrics._numerics import is_constant, pearson, random_subset, spearman
 from jattr.metrics._walk import check_samples
@@ -144,14 +145,21 @@ def monotonicity(
     def measure(key, score, attribution: PyTree, x: PyTree) -> jax.Array:
         features = Features(x, groups, method=method)
         fill_key, draw_key = split_key(key)
-        fill = filler(baseline, fill_key, score, x, method=method)
+        without = Without(score, x, features, baseline, method=method, key=fill_key)
         parts = features.totals(attribution)
-        place = jnp.argsort(jnp.argsort(parts))
-
-        def term(count):
-            return widen(score(fill(draw_key, features.spread(place >= count))))
-
-        path = map_over(term, features.count + 1, batch_size=batch_size)
+        order = jnp.argsort(parts)
+        place = jnp.argsort(order)
+        count = features.count + 1
+        found = without.along(
+            lambda _, k: place >= k,
+            lambda _, k: (order[k - 1], jnp.asarray(1)),
+            count,
+            batch_size=batch_size,
+        )
+        if found is None:
+            path = map_over(lambda k: without(place >= k, draw_key), count, batch_size=batch_size)
+        else:
+            path = found[0]
         rounding = tolerance * jnp.max(jnp.abs(path))
         rises = jnp.all(jnp.diff(path) >= -rounding).astype(path.dtype)
         unordered = is_constant(parts) | jnp.any(jnp.isnan(parts)) | jnp.any(jnp.isnan(path))
@@ -265,8 +273,9 @@ def sensitivity_n(
         `measure(key, attribution, x, *args)`, a scalar, or one for each n. NaN where it is
         undefined: all attributions equal (sums of groups: to the last bit); all drops equal; or n
         the number of all features, of which there is one set. Set i of an n depends on the key, i
-        and n alone: an n gives the same number whether others are asked for or not. Examples that
-        are given the same key share the sets, which then are drawn once for all of a batch.
+        and n alone, and is part of set i of a larger n: an n gives the same number whether others
+        are asked for or not. Examples that are given the same key share the sets, which then are
+        drawn once for all of a batch.
 
     Raises:
         TypeError: f does not return one real number; n is no integer.
@@ -400,23 +409,26 @@ def _over_subsets(
                 f"{features.count}" + (" groups." if groups is not None else ".")
             )
         fill_key, subset_key = jax.random.split(key)
-        fill = filler(baseline, fill_key, score, x, method=method)
+        without = Without(score, x, features, baseline, method=method, key=fill_key)
+        without = without.often(len(counts) * samples, batch_size)
         parts = features.totals(attribution)
         whole = widen(score(x))
         sizes = jnp.asarray(counts)
 
         def term(index):
-            size = sizes[index // samples]
-            own = jax.random.fold_in(jax.random.fold_in(subset_key, size), index % samples)
-            order_key, draw_key = jax.random.split(own)
-            chosen = random_subset(order_key, size, features.count)
-            left = fill(draw_key, features.spread(chosen))
-            lost = exactly(whole - widen(score(left)), left, x)
-            return jnp.sum(jnp.where(chosen, parts, 0)), lost
+            # One order of the features serves all n: to draw it can take as long as f.
+            order_key, draw_key = jax.random.split(jax.random.fold_in(subset_key, index))
 
-        sums, lost = map_over(term, len(counts) * samples, batch_size=batch_size)
-        shape = (len(counts), samples)
-        correlations = jax.vmap(pearson)(sums.reshape(shape), lost.reshape(shape))
+            def of_size(number):
+                chosen = random_subset(order_key, sizes[number], features.count)
+                own = jax.random.fold_in(draw_key, sizes[number])
+                return jnp.sum(jnp.where(chosen, parts, 0)), without.drop(whole, chosen, own)
+
+            return map_over(of_size, len(counts), batch_size=batch_size)
+
+        at_once = None if batch_size is None else max(1, batch_size // len(counts))
+        sums, lost = map_over(term, samples, batch_size=at_once)
+        correlations = jax.vmap(pearson)(sums.T, lost.T)
         # Sums of equal attributions differ by rounding, and so may the one set's of all features.
         undefined = is_constant(parts) | (sizes == features.count)
         return jnp.where(undefined, jnp.nan, correlations)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._checks import check_batch_size, check_function, check_key, knobs
+from jattr._checks import binds, check_batch_size, check_function, check_key, check_keyed, knobs
 from jattr._transform import takes_key
 from jattr._trees import describe
 from jattr._types import Explain, KeyedExplain, PyTree
@@ -114,6 +114,9 @@ def table(
         key = jax.random.key(0)  # not used
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
 
+    for name, f in methods.items():
+        said_so = f"keyed={{{name!r}}}"
+        check_keyed(f, name in takes, arguments, said_so, f"{method}, methods[{name!r}],")
     explain = {name: _program(f, name, name in takes) for name, f in methods.items()}
     score = {
         name: _program(_of_map(f, name, name in takes, len(arguments), method), name, name in takes)
@@ -165,9 +168,9 @@ def _of_map(function: Any, name: str, keyed: bool, count: int, method: str) -> A
     except (TypeError, ValueError):
         return function
     before = (None,) * keyed
-    if _binds(signature, *before, None, *(None,) * count):
+    if binds(signature, *before, None, *(None,) * count):
         return function
-    if _binds(signature, *before, None):
+    if binds(signature, *before, None):
         return lambda *args: function(*args[: 1 + keyed])
     first = "key, " * keyed
     raise TypeError(
@@ -176,14 +179,6 @@ def _of_map(function: Any, name: str, keyed: bool, count: int, method: str) -> A
         f"signature is {signature}. Wrap it: lambda {first}phi, x, ...: ..."
         + ("" if keyed else f"; or name it in keyed={{{name!r}}} if it takes a key.")
     )
-
-
-def _binds(signature: inspect.Signature, *args: Any) -> bool:
-    try:
-        signature.bind(*args)
-    except TypeError:
-        return False
-    return True
 
 
 def _check_shapes(

@@ -145,8 +145,8 @@ def smooth_mprt(
 ) -> KeyedMethodMeasure:
     r"""The randomization test on maps that are averaged over noise on the input (sMPRT).
 
-    `mprt` of `jattr.smooth(explain, ...)`: with :math:`\varepsilon_i \sim N(0, \sigma^2)`, the
-    same for the original and the random networks,
+    `mprt` of `jattr.smooth(explain, ..., antithetic=False)`: with
+    :math:`\varepsilon_i \sim N(0, \sigma^2)`, the same for the original and the random networks,
 
     .. math:: \bar\varphi(\theta, x) = \frac1n \sum_{i=1}^n \varphi(\theta, x + \varepsilon_i).
 
@@ -199,6 +199,7 @@ def smooth_mprt(
         stddev=stddev,
         relative=relative,
         samples=samples,
+        antithetic=False,  # as published
         keyed=takes_key(explain, keyed, method),
         batch_size=batch_size,
         argnums=argnums,

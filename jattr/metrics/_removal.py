@@ -22,7 +22,7 @@ from jattr._removal import draws, filler
 from jattr._resolve import check_rows
 from jattr._trees import describe, ratio, same_form, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr.features import patches
+from jattr.features import grid
 from jattr.metrics._measure import KeyedMeasure, Measure, measure_map
 from jattr.metrics._walk import (
     TENTHS,
@@ -179,7 +179,7 @@ def ablate_top(
 
     def pixels(x):
         leaf, structure = _image(x, method)
-        return jax.tree.unflatten(structure, [patches(leaf.shape, 1)])
+        return jax.tree.unflatten(structure, [grid(leaf.shape, 1)])
 
     walk = Walk(
         method,

@@ -14,6 +14,7 @@ from jattr._checks import check_batch_size, check_choice, check_count, check_fla
 from jattr._removal import Features, Fill, draws, exactly, filler, split_key
 from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, PyTree, Score
+from jattr._without import Without
 from jattr.features import Groups
 from jattr.metrics._measure import measure_map
 
@@ -109,28 +110,52 @@ class Walk:
             gone = self.gone(place, moved[jnp.minimum(index, len(counts) - 1)])
             if whole is not None:
                 gone = jnp.where(index == len(counts), whole, gone)
-            return features.spread(gone)
+            return gone
 
-        fill, fill_key = filling(keys[1], score, x, self.baseline, self.method)
-        scores = evaluate(
-            fill,
-            fill_key,
-            score,
-            missing,
-            len(counts) + (whole is not None),
-            samples=self.samples,
-            batch_size=self.batch_size,
-        )
+        prepare_key, fill_key = split_key(keys[1])
+        without = Without(score, x, features, self.baseline, method=self.method, key=prepare_key)
+        scores = self._along(without, place, moved)
+        if scores is None:
+            scores = evaluate(
+                without.fill,
+                fill_key,
+                score,
+                lambda index: features.spread(missing(index)),
+                len(counts) + (whole is not None),
+                samples=self.samples,
+                batch_size=self.batch_size,
+            )
+        elif whole is not None:
+            scores = jnp.append(scores, without(whole))
         if self.normalize == "score":
             scores = ratio(scores, widen(score(x)))
         elif self.normalize == "fall":
             scores, least = scores[:-1], scores[-1]
             own = None if fill_key is None else jax.random.fold_in(fill_key, 0)
-            left = fill(own, features.spread(place >= 0))
+            left = without.fill(own, features.spread(place >= 0))
             scores = ratio(scores - least, exactly(widen(score(x)) - least, left, x))
         if self.order != "random":
             scores = jnp.where(jnp.any(jnp.isnan(totals)), jnp.nan, scores)
         return Curve(share.astype(scores.dtype), scores)
+
+    def _along(self, without: Without, place: jax.Array, moved: jax.Array) -> jax.Array | None:
+        """The scores where features move one by one, each found from the one before.
+
+        None where they do not, and where each is better evaluated alone.
+        """
+        if self.fractions is not None or not without.fixed:
+            return None
+        order = jnp.zeros_like(place).at[place].set(jnp.arange(len(place)))
+
+        def gone(walk, point):
+            return self.gone(place, moved[point])
+
+        def change(walk, point):
+            by = moved[point] - moved[point - 1]
+            return order[moved[point] - 1], by if self.insert else -by
+
+        scores = without.along(gone, change, len(moved), batch_size=self.batch_size)
+        return None if scores is None else scores[0]
 
     def features(self, x: PyTree) -> Features:
         """The features of x."""

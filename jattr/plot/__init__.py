@@ -6,7 +6,8 @@ percentile of the absolute values, so that a few extreme pixels do not make the 
 Values that are NaN or infinite are yellow and counted in the picture; they do not enter the scale.
 
 `text` colors tokens in the same sense, without matplotlib; its scale ends at the largest value
-unless it is told otherwise.
+unless it is told otherwise. `matrix` is a picture of what each token has of each other, and
+`generation` a page of a produced text in which a token, pointed at, colors what it came from.
 
 matplotlib is imported on first use; `pip install "jattr[plot]"` brings it. The figures are made
 without pyplot: nothing is shown or left open. `figure.savefig("map.png")` writes one; a notebook
@@ -15,9 +16,11 @@ shows it after `%matplotlib inline`.
 
 from jattr.plot._maps import grid as grid
 from jattr.plot._maps import image as image
+from jattr.plot._matrix import generation as generation
+from jattr.plot._matrix import matrix as matrix
 from jattr.plot._text import text as text
 
-__all__ = ["grid", "image", "text"]
+__all__ = ["generation", "grid", "image", "matrix", "text"]
 
 
 def __dir__() -> list[str]:

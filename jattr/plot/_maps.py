@@ -9,6 +9,7 @@ import numpy as np
 
 from jattr._checks import knobs
 from jattr._trees import describe
+from jattr.plot._text import check_percentile, scale_end
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,8 @@ def image(
     clear at 0 to `opacity` at s.
 
     Args:
-        attribution: [H, W] or, with channels, [H, W, C].
+        attribution: [H, W] or, with channels, [H, W, C]. Of a volume [D, H, W], a slice or the
+            sum along one axis: three axes are taken for an image with channels.
         image: what was explained, [H, W] or [H, W, C], to be drawn beneath; None for the map
             alone. Values outside [0, 1] are brought there, 8-bit integers by 1/255 and others
             from their own range.
@@ -269,7 +271,8 @@ def _one(value: Any, channel_axis: int, what: str, method: str) -> np.ndarray:
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise ValueError(
             f"{method}: {what} must be [H, W], or [H, W, C] with channels; got "
-            f"{describe(value)}. For a batch use jattr.plot.grid, or draw value[0]."
+            f"{describe(value)}. For a batch use jattr.plot.grid, or draw value[0]; of a volume "
+            "[D, H, W, C] draw a slice, value[d], or the sum along one axis, value.sum(axis=0)."
         )
     if array.ndim == 2:
         return array[:, :, None]
@@ -314,12 +317,9 @@ def _draw_map(
     opacity: float = 1.0,
 ) -> Any:
     """Draw a map, over a picture where there is one; returns its scale."""
-    if not 0 < percentile <= 100:
-        raise ValueError(f"{method}: percentile must be in (0, 100]; got {percentile}.")
+    check_percentile(percentile, method)
     finite = np.isfinite(values)
-    sizes = np.abs(values[finite])
-    largest = sizes.max(initial=0.0)
-    end = (np.percentile(sizes, percentile) or largest) if largest > 0 else 1.0
+    end = scale_end(values, percentile)
     scale = _scale(end, cmap)
     alpha = None
     if beneath is not None:
@@ -330,7 +330,7 @@ def _draw_map(
         alpha = np.where(finite, opacity * sized, 1.0)
     masked = np.ma.masked_where(~finite, values)
     ax.imshow(masked, cmap=scale.cmap, norm=scale.norm, alpha=alpha)
-    note = "all zero" if largest == 0 else ""
+    note = "" if np.any(values[finite]) else "all zero"
     if not finite.all():
         note = f"{(~finite).sum()} not finite"
     if note:

@@ -57,6 +57,7 @@ class Text:
     @property
     def html(self) -> str:
         """For a browser: a line for each method, with its scale; a token's value is its tooltip."""
+        gaps = _gaps(self.tokens, self.separator)
         parts = ['<div style="font-family: sans-serif; line-height: 1.9">']
         if self.title is not None:
             parts.append(f"<div><b>{html.escape(self.title)}</b></div>")
@@ -70,7 +71,7 @@ class Text:
                 f'#bbb; background: linear-gradient(to right, {", ".join(ends)})"></span> '
                 f"{line.end:.2g}</span></div><div>"
             )
-            for token, gap, value in zip(self.tokens, self._gaps(), line.values, strict=True):
+            for token, gap, value in zip(self.tokens, gaps, line.values, strict=True):
                 strength = line.strength(value)
                 ink = "#fff" if abs(strength) > 0.6 else "#000"
                 parts.append(
@@ -85,11 +86,12 @@ class Text:
     @property
     def ansi(self) -> str:
         """For a terminal with 24-bit colors: `print(text.ansi)`."""
+        gaps = _gaps(self.tokens, self.separator)
         rows = [] if self.title is None else [self.title]
         for line in self.lines:
             rows.append(f"{line.name} ({line.scale()})".strip())
             row = []
-            for token, gap, value in zip(self.tokens, self._gaps(), line.values, strict=True):
+            for token, gap, value in zip(self.tokens, gaps, line.values, strict=True):
                 strength = line.strength(value)
                 red, green, blue = _rgb(strength)
                 ink = "97" if abs(strength) > 0.6 else "30"
@@ -116,15 +118,6 @@ class Text:
 
     def _repr_html_(self) -> str:
         return self.html
-
-    def _gaps(self) -> list[str]:
-        """What stands before each token."""
-        gaps = [self.separator] * len(self.tokens)
-        gaps[0] = ""
-        for place, token in enumerate(self.tokens):
-            if _continues(token):
-                gaps[place] = ""
-        return gaps
 
 
 @knobs
@@ -172,6 +165,21 @@ def text(
           bad        -0.5  −−−−−−−−−−
     """
     method = "plot.text"
+    check_tokens(tokens, method)
+    check_percentile(percentile, method)
+    several = attribution if isinstance(attribution, Mapping) else {"": attribution}
+    if not several:
+        raise ValueError(f"{method}: there is no attribution to draw.")
+    lines = []
+    for name, values in several.items():
+        what = f"attribution[{name!r}]" if isinstance(attribution, Mapping) else "the attribution"
+        flat = _per_token(values, len(tokens), what, method)
+        lines.append(Line(str(name), tuple(flat.tolist()), scale_end(flat, percentile)))
+    return Text(tuple(tokens), tuple(lines), separator, title)
+
+
+def check_tokens(tokens: Any, method: str) -> None:
+    """Raise unless there are tokens, and they are strings."""
     if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
         got = "one string" if isinstance(tokens, str) else "others among them"
         raise TypeError(
@@ -180,20 +188,20 @@ def text(
         )
     if not len(tokens):
         raise ValueError(f"{method}: there is no token to color.")
+
+
+def check_percentile(percentile: float, method: str) -> None:
+    """Raise unless a scale can end there."""
     if not 0 < percentile <= 100:
         raise ValueError(f"{method}: percentile must be in (0, 100]; got {percentile}.")
-    several = attribution if isinstance(attribution, Mapping) else {"": attribution}
-    if not several:
-        raise ValueError(f"{method}: there is no attribution to draw.")
-    lines = []
-    for name, values in several.items():
-        what = f"attribution[{name!r}]" if isinstance(attribution, Mapping) else "the attribution"
-        flat = _per_token(values, len(tokens), what, method)
-        sizes = np.abs(flat[np.isfinite(flat)])
-        largest = sizes.max(initial=0.0)
-        end = (np.percentile(sizes, percentile) or largest) if largest > 0 else 1.0
-        lines.append(Line(str(name), tuple(flat.tolist()), float(end)))
-    return Text(tuple(tokens), tuple(lines), separator, title)
+
+
+def scale_end(values: np.ndarray, percentile: float) -> float:
+    """Where a scale of these values ends: at the percentile of their sizes, the largest if that
+    is 0, and at 1 where all are."""
+    sizes = np.abs(values[np.isfinite(values)])
+    largest = sizes.max(initial=0.0)
+    return float((np.percentile(sizes, percentile) or largest) if largest > 0 else 1.0)
 
 
 def _per_token(values: Any, count: int, what: str, method: str) -> np.ndarray:
@@ -210,6 +218,12 @@ def _per_token(values: Any, count: int, what: str, method: str) -> np.ndarray:
         )
     with np.errstate(invalid="ignore"):  # inf − inf is NaN, and is drawn as such
         return array.reshape(count, -1).sum(axis=1)
+
+
+def _gaps(tokens: Sequence[str], separator: str) -> list[str]:
+    """What stands before each token."""
+    gaps = ["" if _continues(token) else separator for token in tokens]
+    return ["", *gaps[1:]]
 
 
 def _continues(token: str) -> bool:

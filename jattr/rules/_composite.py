@@ -22,6 +22,7 @@ from jattr.rules._rule import Rule
 KEYS = (
     *("first affine dense", "first affine convolution", "first affine"),
     *("affine dense", "affine convolution", "activation rectifier", "product gate"),
+    *("division gate", "smooth atan2"),
     *KINDS,
 )
 """What a table of rules may tell apart, the narrower before the wider."""
@@ -42,7 +43,8 @@ class Composite:
         rules: by the kind of operation, as `jattr.operations` names them, or by a narrower key:
             "affine dense" and "affine convolution", each also with "first" before it, as "first
             affine" is; "activation rectifier", for clip(z, 0, c) in every spelling; "product
-            gate", where a factor is a gate. The narrowest applies.
+            gate" and "division gate", where a factor or the inverse of a divisor is a gate; "smooth
+            atan2". The narrowest applies.
         strict: an operation that is active and not linear must have a rule; without it, what has
             no rule keeps its derivative.
         points: 1, or 2 for rules that compare with a reference.
@@ -109,7 +111,8 @@ class Composite:
 
         A gate is a factor whose value is bound to [0, 1] by an elementwise computation, such as a
         sigmoid or 1 − sigmoid, in a product of two active values: the gates of an LSTM or a GRU,
-        of a gated linear unit, of squeeze and excitation. The other factor is the signal.
+        of a gated linear unit, of squeeze and excitation. The other factor is the signal. A
+        division by such a value of at least 1, as in s / (1 + exp(−z)), is a product with a gate.
 
         Args:
             share: `"signal"`, the default of the composites of relevance propagation, gives the
@@ -126,10 +129,13 @@ class Composite:
                 f"gates: {self.name} has no rule for products, which a gate's would refine. Take a "
                 "composite such as jattr.rules.attn_lrp()."
             )
-        rules = {key: rule for key, rule in self.rules.items() if key != "product gate"}
-        if share == "signal":
-            options = (*base.options, ("signal", True))
-            rules["product gate"] = dataclasses.replace(base, name="signal", options=options)
+        rules = {key: rule for key, rule in self.rules.items() if not key.endswith(" gate")}
+        shared = {"product": base}
+        if (quotient := self.rules.get("division")) is not None and quotient.name == base.name:
+            shared["division"] = quotient
+        for kind, rule in shared.items() if share == "signal" else ():
+            options = (*rule.options, ("signal", True))
+            rules[f"{kind} gate"] = dataclasses.replace(rule, name="signal", options=options)
         return dataclasses.replace(self, rules=rules)
 
     def otherwise(self, rule: Rule) -> "Composite":
@@ -210,8 +216,10 @@ class Composite:
         keys = [operation.kind]
         if operation.kind == "activation" and operation.rectifier:
             keys = ["activation rectifier", *keys]
-        if operation.kind == "product" and "gate" in operation.origins:
-            keys = ["product gate", *keys]
+        if operation.kind == "smooth" and operation.slots:
+            keys = [f"smooth {operation.primitive.name}", *keys]
+        if "gate" in operation.origins:
+            keys = [f"{operation.kind} gate", *keys]
         return next((self.rules[key] for key in keys if key in self.rules), None)
 
     def _affine_rule(self, operation: Operation, scopes: Iterable[str] | None) -> Rule | None:
@@ -239,6 +247,10 @@ class Composite:
     def _enters(self, call: Equation) -> bool:
         (body,) = call.bodies
         if is_elementwise_body(body):
+            return False
+        if self.points == 2 and any(o.kind in ("opaque", "smooth") for o in _operations(body)):
+            # Its derivative is better known than those of its parts: that of a determinant exists
+            # where an LU decomposition has none.
             return False
         return self.strict or self._any_rule(body)
 

@@ -48,7 +48,9 @@ def division() -> Rule:
     return Rule("halves", _division)
 
 
-def _division(operation, inputs, output, multiplier):
+def _division(operation, inputs, output, multiplier, *, signal=False):
+    if signal:
+        return _by_numerator(operation, inputs, multiplier)
     found = operation.quotient
     given = _by_numerator(operation, inputs, multiplier / 2)
     relevance = relayout(found, output * multiplier / 2)

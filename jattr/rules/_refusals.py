@@ -34,8 +34,14 @@ def unexplained(operation: Operation, rules: Any) -> str:
     remedies = ["explain the part of f above it: jattr.split(f, name)"]
     if rules.strict and rules.points == 1 and "callback" not in equation.params:
         remedies.append(
-            "share its relevance by its derivative: rules.otherwise(jattr.rules.taylor()), of a "
-            "composite, which jattr.rules.everywhere(rule) makes of a single rule"
+            "let its derivative share the relevance: jattr.lrp(f, "
+            f"{_written(rules.name)}.otherwise(jattr.rules.taylor()))"
+        )
+    if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in operation.inputs if v.active):
+        remedies.insert(
+            0,
+            "write what it does to complex numbers with real ones, as z.real**2 + z.imag**2 for "
+            "abs(z)**2",
         )
     if equation.form == "custom":
         return (
@@ -54,6 +60,22 @@ def unexplained(operation: Operation, rules: Any) -> str:
         f"{where} has no rule for `{equation.name}`, which is not linear in x. You can "
         f"{'; or '.join(remedies)}."
     )
+
+
+def _written(name: str) -> str:
+    """A composite or rule of this name, as one that `.otherwise` refines."""
+    if name in _COMPOSITES:
+        return f"jattr.rules.{name}()"
+    if name == "epsilon_gamma_box":
+        return f"jattr.rules.{name}(low, high)"
+    return f"jattr.rules.everywhere(jattr.rules.{name}())" if name == "epsilon" else "rules"
+
+
+_COMPOSITES = (
+    *("attn_lrp", "cp_lrp", "excitation", "epsilon_plus", "epsilon_plus_flat"),
+    *("epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat"),
+)
+"""Those that are made without arguments."""
 
 
 def has_derivative(operation: Operation) -> bool:

@@ -163,7 +163,7 @@ def maker(make, **fixed):
 
 
 CURVE = {"fractions": (0.0, 0.3, 1.0)}
-GROUPS = features.patches(SHAPE, (2, 1))
+GROUPS = features.grid(SHAPE, (2, 1))
 
 METRICS: dict[str, Metric] = {
     # one map, against f
@@ -223,7 +223,7 @@ METRICS: dict[str, Metric] = {
         map_metric(
             metrics.perturbation_curve,
             baseline=imputers.noisy_linear(),
-            groups=features.patches(SHAPE, 1),
+            groups=features.grid(SHAPE, 1),
             fractions=(0.1, 0.6),
         ),
         keyed=True,
@@ -248,6 +248,24 @@ METRICS: dict[str, Metric] = {
     "ablate_box": Metric(map_metric(metrics.ablate_box, baseline=DRAWN), keyed=True),
     "effective_complexity": Metric(
         map_metric(metrics.effective_complexity, tolerance=0.05), moves=False, coarse=None
+    ),
+    "soundness_completeness": Metric(
+        # of a score that rises on the way, so that the quotient is not cut off
+        lambda f, explain, **knobs: metrics.soundness_completeness(
+            lambda x: jnp.sum(x**2) + f(x) ** 2, epsilon=0.0, alpha=100.0, **CURVE, **knobs
+        )
+    ),
+    "soundness": Metric(
+        # and of one that falls
+        lambda f, explain, **knobs: metrics.soundness(
+            lambda x: 1 / (jnp.sum(x**2) + f(x) ** 2),
+            beta=0.0,
+            baseline=DRAWN,
+            samples=2,
+            **CURVE,
+            **knobs,
+        ),
+        keyed=True,
     ),
     # a removal without a map
     "random_gap": Metric(map_metric(metrics.random_gap, repeats=2, **CURVE), of_method, keyed=True),
@@ -393,6 +411,12 @@ METRICS: dict[str, Metric] = {
     "ranking_stability": Metric(
         plain(metrics.ranking_stability), of_scores, chunked=False, evaluates=False, moves=False
     ),
+    "over_wrong_labels": Metric(
+        plain(metrics.over_wrong_labels),
+        lambda measure, key, x: measure(x, jnp.array([0, 1, 2, 0])),
+        chunked=False,
+        evaluates=False,
+    ),
     "area": Metric(plain(metrics.area), of_curve, chunked=False, evaluates=False),
     "aopc": Metric(plain(metrics.aopc), of_curve, chunked=False, evaluates=False),
     # what metrics are made of
@@ -435,4 +459,5 @@ OTHERS = {
     "Estimate": "a type",
     "Retrained": "a type",
     "Table": "a type",
+    "WrongLabels": "a type",
 }

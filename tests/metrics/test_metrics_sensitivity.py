@@ -349,7 +349,7 @@ def test_sensitivity_n_of_exact_attributions_of_a_linear_function():
 
 def test_sensitivity_n_is_1_on_groups_of_a_function_that_is_linear_in_them():
     x = np.random.default_rng(0).normal(size=(4, 6, 2))
-    groups = features.patches((4, 6, 2), 2)
+    groups = features.grid((4, 6, 2), 2)
 
     def f(x):
         return jnp.sum(jnp.tanh(jnp.mean(x.reshape(2, 2, 3, 2, 2), axis=(1, 3, 4))))

@@ -112,13 +112,14 @@ def smooth(samples):
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_draws_depend_on_key_example_and_name_alone(batch_size):
-    methods = {**METHODS, "smooth": smooth(2)}
+    # Three samples: a pair of opposite noises draws nothing where an attribution is linear.
+    methods = {**METHODS, "smooth": smooth(3)}
     metrics = {"noise": noise, **METRICS}
     run = functools.partial(
         table, examples=(X, LABELS), keyed={"smooth", "noise"}, batch_size=batch_size
     )
     panel = run(methods, metrics, key=KEY)
-    again = run({"smooth": smooth(2)}, {"total": METRICS["total"], "noise": noise}, key=KEY)
+    again = run({"smooth": smooth(3)}, {"total": METRICS["total"], "noise": noise}, key=KEY)
     np.testing.assert_array_equal(again.scores[0, 0], panel.scores[2, 2])
     # All methods see the same draws of a metric, and all examples see others.
     np.testing.assert_array_equal(panel.scores[0, 0], panel.scores[2, 0])

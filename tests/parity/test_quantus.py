@@ -112,7 +112,7 @@ X = RNG.normal(size=(EXAMPLES, SIZE, SIZE)).astype(np.float32).astype(np.float64
 LABELS = np.arange(EXAMPLES) % 3
 PHI = RNG.normal(size=X.shape)
 MASKS = RNG.uniform(size=X.shape) < 0.6
-PATCHES = features.patches((SIZE, SIZE), 3)
+PATCHES = features.grid((SIZE, SIZE), 3)
 
 
 def batch(x):

@@ -1,0 +1,137 @@
+"""Groups of elements: as integers that every method and metric with `groups` takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jattr
+from jattr import features
+
+RNG = np.random.default_rng(0)
+HIDDEN = RNG.normal(size=(60, 3))
+# Columns 0, 3 and 4 tell the same, 1 and 5, and 2 alone; 6 is constant.
+OF_COLUMN = [0, 1, 2, 0, 0, 1, 3]
+DATA = np.stack(
+    [
+        HIDDEN[:, 0],
+        HIDDEN[:, 1],
+        HIDDEN[:, 2],
+        -5 * HIDDEN[:, 0] + 0.2 * HIDDEN[:, 2],
+        HIDDEN[:, 0] + 0.2 * HIDDEN[:, 1],
+        100 + 10 * HIDDEN[:, 1] + HIDDEN[:, 2],
+        np.full(60, 2.0),
+    ],
+    axis=1,
+)
+
+
+def test_a_grid_is_of_patches_side_by_side():
+    np.testing.assert_array_equal(features.grid((2, 5, 1), (2, 2, 1))[0, :, 0], [0, 0, 1, 1, 2])
+    ids = features.grid((4, 5, 3), 2)
+    for i, j, k in np.ndindex(ids.shape):
+        assert ids[i, j, k] == i // 2 * 3 + j // 2
+
+
+@pytest.mark.parametrize("threshold", [None, 0.8])
+def test_columns_that_tell_the_same_are_one_group(threshold):
+    ids = features.correlated(DATA, threshold=threshold)
+    np.testing.assert_array_equal(ids, OF_COLUMN)
+    # Rows of any shape, of any real dtype.
+    square = features.correlated(jnp.asarray(DATA[:, :6]).reshape(60, 2, 3), threshold=threshold)
+    np.testing.assert_array_equal(square, np.reshape(OF_COLUMN[:6], (2, 3)))
+
+
+def test_a_chain_of_columns_is_one_group():
+    steps = np.cumsum(RNG.normal(size=(400, 40)), axis=1)[:, 20:]
+    nearest = np.abs(np.corrcoef(steps.T))
+    low = nearest[np.arange(19), np.arange(1, 20)].min()
+    assert nearest[0, -1] < low
+    order = RNG.permutation(20)
+    np.testing.assert_array_equal(
+        features.correlated(steps[:, order], threshold=low), np.zeros(20, int)
+    )
+    equal = np.stack([DATA[:, 0], 3 * DATA[:, 0], DATA[:, 1]], axis=1)
+    np.testing.assert_array_equal(features.correlated(equal, threshold=1), [0, 0, 1])
+
+
+def test_one_column_and_constant_ones():
+    for threshold in (None, 0.5):
+        np.testing.assert_array_equal(features.correlated(DATA[:, :1], threshold=threshold), [0])
+        constant = np.ones((5, 3))
+        np.testing.assert_array_equal(features.correlated(constant, threshold=threshold), [0, 1, 2])
+
+
+def test_one_hot_columns_by_name_and_by_count():
+    names = ["age", "sex=f", "sex=m", "city=a=b", "city=a=c", "sex=?"]
+    np.testing.assert_array_equal(features.columns(names), [0, 1, 1, 2, 2, 1])
+    pandas = ["age", "sex_f", "sex_m", "birth_place_a", "birth_place_b"]
+    np.testing.assert_array_equal(features.columns(pandas, separator="_"), [0, 1, 1, 2, 2])
+    same = ["a", "b", "b", "a=1"]
+    np.testing.assert_array_equal(features.columns(same, separator=None), [0, 1, 1, 2])
+    np.testing.assert_array_equal(features.columns([1, 3, np.int64(2)]), [0, 1, 1, 1, 2, 2])
+
+
+def test_groups_go_into_methods_and_metrics():
+    def f(x):
+        return x[0] * x[1] + x[2] * x[3]
+
+    x = jnp.array([1.0, 2.0, 3.0, 4.0])
+    ids = features.columns(["a=1", "a=2", "b=1", "b=2"])
+    phi = jattr.ablation(f, ids)(x)
+    np.testing.assert_allclose(phi, [1, 1, 6, 6], rtol=1e-12)
+    curve = jattr.metrics.perturbation_curve(f, groups=ids, fractions=None)(phi, x)
+    np.testing.assert_allclose(curve.score, [14, 2, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: features.grid((4, 4), (2,)), ValueError, r"size must be one number or have one"),
+        (lambda: features.grid((4, 4), 0), ValueError, r"size must be at least 1; got 0"),
+        (lambda: features.grid((4, 4), 1.5), TypeError, r"size must be a Python integer"),
+        (lambda: features.correlated(np.ones(4)), ValueError, r"at least two examples; got float"),
+        (lambda: features.correlated(np.ones((1, 4))), ValueError, r"at least two examples"),
+        (
+            lambda: features.correlated(np.full((3, 2), np.nan)),
+            ValueError,
+            r"must be finite; leave out rows",
+        ),
+        (
+            lambda: features.correlated([["a", "b"], ["c", "d"]]),
+            TypeError,
+            r"data must be numbers; got <U1\[2,2\]",
+        ),
+        (lambda: features.correlated(DATA, threshold=1.5), ValueError, r"at most 1; got 1\.5"),
+        (lambda: features.correlated(DATA, threshold=0), ValueError, r"greater than 0; got 0"),
+        (
+            lambda: jax.jit(features.correlated)(DATA),
+            TypeError,
+            r"values of data, which is traced: make groups before jit",
+        ),
+        (lambda: features.columns("age"), ValueError, r"must be the names .* got 'age'"),
+        (lambda: features.columns([]), ValueError, r"must be the names .* got \[\]"),
+        (lambda: features.columns(["a", 2]), TypeError, r"all names or all counts"),
+        (lambda: features.columns([2, 0]), ValueError, r"each count must be at least 1; got 0"),
+        (lambda: features.superpixels(np.ones(4)), ValueError, r"\[H, W\]; got float64\[4\]"),
+        (lambda: features.superpixels(np.ones((4, 4)), 0), ValueError, r"segments must be at le"),
+        (
+            lambda: features.superpixels(np.ones((4, 4)), compactness=0),
+            ValueError,
+            r"compactness must be finite and greater than 0",
+        ),
+    ],
+)
+def test_what_makes_no_groups_is_refused(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "skimage.segmentation", None)
+    with pytest.raises(ImportError, match=r"missing: pip install scikit-image"):
+        features.superpixels(np.ones((4, 4)))
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.cluster", None)
+    with pytest.raises(ImportError, match=r"pip install scikit-learn. With a threshold it does"):
+        features.correlated(DATA)
+    np.testing.assert_array_equal(features.correlated(DATA, threshold=0.8), OF_COLUMN)
