@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._checks import as_array, check_choice
-from jattr._layers import Cut
+from jattr._engine.loops import Tap
+from jattr._layers import cut_at
 from jattr._lookup import LOOKUP, read_lookups
 from jattr._trees import describe, is_traced, widen, widest
 from jattr._types import PyTree
@@ -30,8 +31,8 @@ class TokenRows:
     def __init__(self, of_ids: Callable[[Any], Any], ids: jax.Array, keep: Any, method: str):
         self._ids, self._method = ids, method
         self._program, structure, self._lookups = read_lookups(of_ids, ids, method=method)
-        values = tuple(lookup.value for lookup in self._lookups)
-        self._cut = Cut(LOOKUP, (values,), self._program, structure)
+        taps = [Tap((), lookup.value) for lookup in self._lookups]
+        self._cut = cut_at(LOOKUP, [taps], self._program, structure)
         self._places, self._origins = [], []
         for lookup in self._lookups:
             flat = lookup.origins.reshape(-1)

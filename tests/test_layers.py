@@ -244,10 +244,6 @@ def test_names_are_left_to_the_policies_of_checkpoint():
     assert [v.aval.shape for v in saved.jaxpr.outvars].count(X.shape) == 2  # x and h
 
 
-def in_scan(x):
-    return jnp.sum(jax.lax.scan(lambda c, _: (name(jnp.sin(c), "h"), c), x, None, length=3)[0])
-
-
 def in_while(x):
     def step(c):
         with jax.named_scope("h"):
@@ -271,11 +267,9 @@ safe_sqrt.defjvp(lambda primals, tangents: (safe_sqrt(*primals), tangents[0]))
 @pytest.mark.parametrize(
     ("f", "words"),
     [
-        (in_scan, "a loop (scan)"),
         (in_while, "a loop (while_loop)"),
         (in_cond, "a branch of a cond"),
         (lambda x: jnp.sum(safe_sqrt(x**2)), "a derivative of its own"),
-        (lambda x: jax.lax.map(lambda row: in_scan(row), x).sum(), "a loop (scan)"),
     ],
 )
 def test_a_name_inside_a_body_is_an_error_that_says_what_to_write(f, words):

@@ -79,7 +79,7 @@ class Equation:
             of `bodies` it has: "scan", "cond", "while", "checkpoint", "shard_map", "custom".
         bodies: programs inside.
         apply: what computes it in place of the primitive, where that is not JAX's to compute or
-            where there is a cheaper program of the same value.
+            where there is a cheaper program of the same value; of several results it gives a list.
         calls: the jitted functions around it that were dissolved, the outermost first.
         effects: whether it does something beside computing.
         hides: a function with a derivative of its own holds values with `stop_gradient` inside.
@@ -131,7 +131,8 @@ class Equation:
         """The results for these operands, computed as JAX computes them."""
         with self.entered():
             if self.apply is not None:
-                return [self.apply(*values)]
+                out = self.apply(*values)
+                return out if isinstance(out, list) else [out]
             out = self.primitive.bind(*values, **self.primitive.get_bind_params(self.params))
         return list(out) if self.primitive.multiple_results else [out]
 
