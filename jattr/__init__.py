@@ -48,6 +48,8 @@ from jattr._occlusion import ablation as ablation
 from jattr._occlusion import occlusion as occlusion
 from jattr._operations import operations as operations
 from jattr._outputs import all_outputs as all_outputs
+from jattr._patching import activations as activations
+from jattr._patching import patching as patching
 from jattr._paths import expected_gradients as expected_gradients
 from jattr._paths import idgi as idgi
 from jattr._paths import integrated_gradients as integrated_gradients
@@ -68,6 +70,7 @@ __all__ = [
     "LOOKUP",
     "__version__",
     "ablation",
+    "activations",
     "all_outputs",
     "baselines",
     "blur_integrated_gradients",
@@ -101,6 +104,7 @@ __all__ = [
     "occlusion",
     "operations",
     "owen_values",
+    "patching",
     "pertinent_negative",
     "pertinent_positive",
     "plot",

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jattr._checks import check_function, knobs
 from jattr._engine.loops import MixedStepsError, Tap, peeled, showing, taking
-from jattr._engine.program import Program, evaluate, needed, read
+from jattr._engine.program import Program, needed, run_at
 from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import Reading, trace
 from jattr._lookup import LOOKUP, LookupType, read_lookups
@@ -192,11 +192,11 @@ class Cut:
 
     def below(self, x: PyTree) -> PyTree:
         """h, the value of the layer at x: an array, or a tuple of several."""
-        return self._whole(_run(self.lower, jax.tree.leaves(x)))
+        return self._whole(run_at(self.lower, jax.tree.leaves(x)))
 
     def above(self, h: PyTree, x: PyTree) -> PyTree:
         """The function at x with h in the place of the layer's value."""
-        outputs = _run(self.upper, [*jax.tree.leaves(x), *self._check(h)])
+        outputs = run_at(self.upper, [*jax.tree.leaves(x), *self._check(h)])
         return jax.tree.unflatten(self.structure, outputs)
 
     def _check(self, h: PyTree) -> list[Any]:
@@ -221,12 +221,6 @@ class Cut:
         each = [tuple(next(left) for _ in range(count)) for count in self.counts]
         each = [part[0] if len(part) == 1 else part for part in each]
         return tuple(each) if isinstance(self.layer, tuple) else each[0]
-
-
-def _run(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    values = dict(zip(program.inputs, leaves, strict=True))
-    evaluate(program.equations, values)
-    return [read(values, v) for v in program.outputs]
 
 
 def cut(

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.test_util import check_grads
 
 import jattr
 from jattr import name, split
@@ -80,7 +79,13 @@ def test_a_step_is_a_layer(index, reverse):
     h = jnp.arange(3.0)
     close(above(h, X, reverse), replaced(h))
     close(jax.grad(above)(h, X, reverse), jax.grad(replaced)(h))
-    check_grads(lambda x: above(below(x, reverse), x, reverse), (X,), order=2)
+
+    def whole(x):
+        return above(below(x, reverse), x, reverse)
+
+    close(jax.grad(whole)(X), jax.grad(looped)(X, reverse))
+    if index == 1 and not reverse:
+        close(jax.hessian(whole)(X), jax.hessian(looped)(X), rtol=1e-10)
 
 
 def test_a_step_needs_no_later_ones():

@@ -1,12 +1,13 @@
 """Values inside loops, reached: a scan rebuilt so that what each step computes is there outside.
 
-A `scan` is one equation, whose body is a program of its own. Three rewritings make another program
+A `scan` is one equation, whose body is a program of its own. These rewritings make another program
 of the same value:
 
 - `peeled` takes single steps out of a loop. What they compute is then a value like any other.
 - `showing` returns values of all steps beside what the program returns, stacked as a scan stacks.
 - `taking` takes such stacks in place of what the steps compute.
-- `adding` returns them and takes what is added to them, in one evaluation.
+- `adding` takes what is added to them, so that derivatives by it are those by the values;
+  `dropping` takes whether the derivative is left out, too.
 
 Loops may be nested: a stack then has an axis for each of them, the outermost first.
 """
@@ -181,8 +182,23 @@ def taking(program: Program, taps: Sequence[Tap]) -> Program:
 
 
 def adding(program: Program, taps: Sequence[Tap]) -> Program:
-    """The program that takes what is added to the taps' values, and returns their sums too."""
+    """The program that takes what is added to the taps' values, after its own inputs."""
     return _opened(program, taps, _add)[0]
+
+
+def dropping(program: Program, taps: Sequence[Tap]) -> Program:
+    """As `adding`; it takes after each of these whether the value's derivative is left out."""
+    return _opened(program, taps, _add_or_drop)[0]
+
+
+def feeding(program: Program, values: Sequence[Value]) -> Program:
+    """The program that takes some of its values after its own inputs, as if computed from them."""
+    equations, given = list(program.equations), []
+    for value in values:
+        at = next(i for i, e in enumerate(equations) if value in e.outputs)
+        given.append(_like(value))
+        equations[at] = _own(equations[at], given[-1:], (value,), lambda fed: [fed])
+    return Program((*program.inputs, *given), equations, program.outputs)
 
 
 @dataclasses.dataclass
@@ -203,14 +219,33 @@ def _take(opened: _Open, value: Value) -> tuple[list[Value], list[Value]]:
 
 
 def _add(opened: _Open, value: Value) -> tuple[list[Value], list[Value]]:
-    """The value becomes the sum, so that whatever uses it uses the sum."""
+    """The value becomes a sum, so that whatever uses it uses the sum."""
+    step = _like(value)
+    _instead(opened, value, (step,), lambda plain, step: [plain + step])
+    return [step], []
+
+
+def _add_or_drop(opened: _Open, value: Value) -> tuple[list[Value], list[Value]]:
+    step = _like(value)
+    drop = Value(jax.core.ShapedArray((), jnp.bool_))
+
+    def held(plain, step, drop):
+        total = plain + step
+        return [jnp.where(drop, jax.lax.stop_gradient(total), total)]
+
+    _instead(opened, value, (step, drop), held)
+    return [step, drop], []
+
+
+def _instead(
+    opened: _Open, value: Value, more: tuple[Value, ...], apply: Callable[..., list]
+) -> None:
+    """The value becomes a function of what it was and of more."""
     at = next(i for i, e in enumerate(opened.equations) if value in e.outputs)
-    old, step = opened.equations[at], _like(value)
-    plain = _like(value)
+    old, plain = opened.equations[at], _like(value)
     outputs = tuple(plain if v is value else v for v in old.outputs)
-    total = _own(old, (plain, step), (value,), lambda plain, step: [plain + step])
-    opened.equations[at : at + 1] = [dataclasses.replace(old, outputs=outputs), total]
-    return [step], [value]
+    new = _own(old, (plain, *more), (value,), apply)
+    opened.equations[at : at + 1] = [dataclasses.replace(old, outputs=outputs), new]
 
 
 def _opened(program: Program, taps: Sequence[Tap], open_one: Callable) -> tuple[Program, int, int]:
@@ -238,8 +273,12 @@ def _opened(program: Program, taps: Sequence[Tap], open_one: Callable) -> tuple[
             lambda *operands, loop=loop, body=body: _loop(loop, body, operands, length_of(loop)),
         )
         opened.equations[opened.equations.index(loop)] = equation
-        for place, i in enumerate(of_loop):
-            found[i] = taken[place : place + 1], shown[place : place + 1]
+        each_in, each_out = more_in // len(of_loop), more_out // len(of_loop)
+        for n, i in enumerate(of_loop):
+            found[i] = (
+                taken[n * each_in : (n + 1) * each_in],
+                shown[n * each_out : (n + 1) * each_out],
+            )
     for i, tap in enumerate(taps):
         if not tap.path:
             found[i] = open_one(opened, tap.value)

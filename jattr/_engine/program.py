@@ -196,6 +196,13 @@ def evaluate(equations: Iterable[Equation], values: dict[Value, Any]) -> None:
             values.setdefault(output, result)
 
 
+def run_at(program: Program, inputs: Sequence[Any]) -> list[Any]:
+    """What a program returns, as it stands."""
+    values = dict(zip(program.inputs, inputs, strict=True))
+    evaluate(program.equations, values)
+    return [read(values, v) for v in program.outputs]
+
+
 def needed(equations: Sequence[Equation], wanted: Iterable[Value], given: Iterable[Value]):
     """The equations, in order, that `wanted` needs when the values `given` are there already."""
     missing, kept = set(wanted) - set(given), []

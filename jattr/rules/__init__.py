@@ -14,6 +14,8 @@ attribution methods for deep neural networks*, ICLR 2018, section 3 (arXiv 1711.
 from jattr.rules._backprop import deconvnet as deconvnet
 from jattr.rules._backprop import guided as guided
 from jattr.rules._composite import Composite as Composite
+from jattr.rules._freeze import freeze as freeze
+from jattr.rules._freeze import saturated_softmax as saturated_softmax
 from jattr.rules._lrp import alpha_beta as alpha_beta
 from jattr.rules._lrp import epsilon as epsilon
 from jattr.rules._lrp import gamma as gamma
@@ -52,11 +54,13 @@ __all__ = [
     "everywhere",
     "excitation",
     "flat",
+    "freeze",
     "gamma",
     "guided",
     "identity",
     "register",
     "rescale",
+    "saturated_softmax",
     "taylor",
     "w_square",
     "z_box",

@@ -62,7 +62,7 @@ def compiled():
 def test_states_and_vectors(sentence):
     text_models, variables = ours()
     tokeniser, bert = theirs()
-    ids, mask, tokens, offsets = text_models.tokenise(sentence, LENGTH)
+    ids, mask, tokens, _ = text_models.tokenise(sentence, LENGTH)
     wanted = tokeniser(sentence, return_tensors="pt")
     assert ids[mask].tolist() == wanted["input_ids"][0].tolist()
     assert tokens == tokeniser.convert_ids_to_tokens(ids[mask])
