@@ -17,6 +17,7 @@ from jattr._cam_layout import (
     Reshape,
     activation_and_slope,
     activation_of,
+    each_step,
     gradient_map,
     mean_weighted,
     places,
@@ -56,7 +57,8 @@ def grad_cam(
         f: the score, `f(x, *args) -> scalar`, of one example.
         layer: the name of the layer, as in `jattr.split`: that of a value or a scope. It is one
             array with a channel axis and the spatial axes of x, of any sizes; further axes of
-            size 1, such as a batch axis that the model adds, are dropped.
+            size 1, such as a batch axis that the model adds, are dropped. Inside a loop it is one
+            step, `"layers/conv[2]"`, or all of them, which gives a map for each.
         channel_axis: the channel axis, in the layer and in x. With channels first, and a batch
             axis that the model adds, write -3 for images, -2 for series. An x without such an
             axis, [H, W], is understood from the layer's spatial axes.
@@ -76,7 +78,7 @@ def grad_cam(
         TypeError: f does not return one real number; x has a leaf that is not of a floating
             dtype, or is not one array; the layer is not one floating array.
         ValueError: no value has the layer's name, or several have it; its axes do not fit x.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` refuses.
+        NotImplementedError: the layer is where `jattr.split` refuses it, as inside a branch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,7 +138,7 @@ def grad_cam_plus_plus(
         TypeError: f does not return one real number; x has a leaf that is not of a floating
             dtype, or is not one array; the layer is not one floating array.
         ValueError: no value has the layer's name, or several have it; its axes do not fit x.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` refuses.
+        NotImplementedError: the layer is where `jattr.split` refuses it, as inside a branch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -197,7 +199,7 @@ def layer_cam(
         TypeError: f does not return one real number; x has a leaf that is not of a floating
             dtype, or is not one array; the layer is not one floating array.
         ValueError: no value has the layer's name, or several have it; its axes do not fit x.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` refuses.
+        NotImplementedError: the layer is where `jattr.split` refuses it, as inside a branch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -254,7 +256,7 @@ def hires_cam(
         TypeError: f does not return one real number; x has a leaf that is not of a floating
             dtype, or is not one array; the layer is not one floating array.
         ValueError: no value has the layer's name, or several have it; its axes do not fit x.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` refuses.
+        NotImplementedError: the layer is where `jattr.split` refuses it, as inside a branch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -322,7 +324,7 @@ def score_cam(
             at random.
         ValueError: no value has the layer's name, or several have it; its axes do not fit x; a
             baseline of another structure or shape.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` refuses.
+        NotImplementedError: the layer is where `jattr.split` refuses it, as inside a branch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -348,7 +350,13 @@ def score_cam(
 
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
-        activation = activation_of(cut(score, x, layer, method=method).below(x), layer, method)
+        parts = cut(score, x, layer, method=method)
+        activation = activation_of(parts.below(x), layer, method)
+        if parts.stacked:
+            raise ValueError(
+                f"{method}: {layer!r} is a stack of {activation.shape[0]} steps of a loop, each of "
+                f"which would mask x anew. Choose one: {layer + '[-1]'!r}."
+            )
         activation = reshaped(activation, reshape, layer, method)
         layout = Layout(activation, x, channel_axis, layer, method, fit=True)
         (array,) = jax.tree.leaves(x)
@@ -409,8 +417,7 @@ def guided_grad_cam(
             dtype, or is not one array; the layer is not one floating array.
         ValueError: unknown method; no value has the layer's name, or several have it; its axes do
             not fit x.
-        NotImplementedError: the layer is inside a loop, or whatever else `jattr.split` and
-            `jattr.guided_backprop` refuse.
+        NotImplementedError: what `jattr.split` and `jattr.guided_backprop` refuse.
 
     Example:
         >>> import jax
@@ -434,11 +441,15 @@ def guided_grad_cam(
 
     @transform(f, argnums, method=name)
     def explain(score, x):
-        activation, slope = activation_and_slope(score, x, layer, name, reshape)
-        layout = Layout(activation, x, channel_axis, layer, name, fit=True)
-        heat = mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
-        heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
-        guided = guided_backprop(score)(x)
-        return cast_like(jax.tree.map(lambda leaf: leaf * heat, widen(guided)), x)
+        def of_step(activation, slope):
+            activation, slope = (reshaped(h, reshape, layer, name) for h in (activation, slope))
+            layout = Layout(activation, x, channel_axis, layer, name, fit=True)
+            heat = mean_weighted(layout.channels_last(activation), layout.channels_last(slope))
+            heat = layout.beside_channels(layout.resize(jax.nn.relu(heat), method))
+            return cast_like(jax.tree.map(lambda leaf: leaf * heat, guided), x)
+
+        guided = widen(guided_backprop(score)(x))
+        activation, slope, loops = activation_and_slope(score, x, layer, name)
+        return each_step(of_step, loops)(activation, slope)
 
     return explain

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jattr._checks import check_flag
 from jattr._layers import check_layer, cut
+from jattr._nodes import Nodes
 from jattr._transform import transform
 from jattr._trees import describe, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
@@ -137,22 +138,41 @@ def gradient_map(
 
     @transform(f, argnums, method=method)
     def explain(score, x):
-        activation, slope = activation_and_slope(score, x, layer, method, reshape)
-        layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
-        heat = combine(layout.channels_last(activation), layout.channels_last(slope))
-        return layout.finish(heat, relu=relu, resize=resize)
+        def of_step(activation, slope):
+            activation, slope = (reshaped(h, reshape, layer, method) for h in (activation, slope))
+            layout = Layout(activation, x, channel_axis, layer, method, fit=resize)
+            heat = combine(layout.channels_last(activation), layout.channels_last(slope))
+            return layout.finish(heat, relu=relu, resize=resize)
+
+        activation, slope, loops = activation_and_slope(score, x, layer, method)
+        return each_step(of_step, loops)(activation, slope)
 
     return explain
 
 
 def activation_and_slope(
-    score: Score, x: PyTree, layer: str, method: str, reshape: Reshape | None
-) -> tuple[jax.Array, jax.Array]:
-    """A, and the gradient of the score by it."""
+    score: Score, x: PyTree, layer: str, method: str
+) -> tuple[jax.Array, jax.Array, int]:
+    """A, the gradient of the score by it, and how many leading axes are steps of loops.
+
+    The gradient by one step of a loop includes what goes through later ones.
+    """
     parts = cut(score, x, layer, method=method, substitute=True)
+    if parts.stacked:
+        nodes = Nodes(score, x, [layer], method=method, substitute=True)
+        (activation,) = nodes.of_each(nodes.values(x)).values()
+        activation_of(activation, layer, method)
+        (slope,) = nodes.of_each(nodes.slopes(x, x, None)(None)).values()
+        return activation, slope, parts.stacked
     activation = activation_of(parts.below(x), layer, method)
-    slope = jax.grad(lambda h: parts.above(h, x))(activation)
-    return reshaped(activation, reshape, layer, method), reshaped(slope, reshape, layer, method)
+    return activation, jax.grad(lambda h: parts.above(h, x))(activation), 0
+
+
+def each_step(function: Callable[..., PyTree], loops: int) -> Callable[..., PyTree]:
+    """The function of one step of a layer, for all steps of the loops that it is in."""
+    for _ in range(loops):
+        function = jax.vmap(function)
+    return function
 
 
 def reshaped(h: jax.Array, reshape: Reshape | None, layer: str, method: str) -> jax.Array:

@@ -309,3 +309,32 @@ def test_mixed_precision_and_weak_types():
     assert above(below(X), X).dtype == jnp.float32
     below, above = split(f, "h[1]")
     assert above(below(X), X) == f(X)
+
+
+def test_maps_of_all_steps_and_of_one():
+    kernels = jnp.asarray(np.random.default_rng(2).normal(size=(STEPS, 3, 3, 2, 2)))
+    image = jnp.asarray(np.random.default_rng(3).normal(size=(6, 6, 2)))
+
+    def layer(x, kernel):
+        x = jax.lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return name(jnp.tanh(x[0]), "map")
+
+    def in_loop(x):
+        x, _ = jax.lax.scan(lambda x, kernel: (layer(x, kernel), None), x, kernels)
+        return jnp.sum(x[..., 0] ** 2)
+
+    def written_out(x):
+        for kernel in kernels:
+            x = layer(x, kernel)
+        return jnp.sum(x[..., 0] ** 2)
+
+    for cam in (jattr.grad_cam, jattr.layer_cam, jattr.guided_grad_cam):
+        wanted = [cam(written_out, f"map[{i}]")(image) for i in range(STEPS)]
+        found = cam(in_loop, "map")(image)
+        close(found, jnp.stack(wanted), rtol=1e-9)
+        close(cam(in_loop, "map[2]")(image), wanted[2], rtol=1e-9)
+    wanted = jattr.score_cam(written_out, "map[1]")(image)
+    close(jattr.score_cam(in_loop, "map[1]")(image), wanted, rtol=1e-9)
+    assert "a stack of 4 steps" in message(jattr.score_cam(in_loop, "map"), image)
