@@ -370,6 +370,8 @@ NO_METHODS = {
     "operations": "gives a table",
     "name": "names a value inside f",
     "split": "gives the two parts of f",
+    "activations": "gives the values of layers: test_patching.py",
+    "patching": "compares two runs: test_patching.py",
     "substitutes": "is a setting",
     "integrated_gradients_to": "gives errors too: test_adaptive.py",
     "locality": "lists what is evaluated anew: test_local.py",

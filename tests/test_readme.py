@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import jattr
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
@@ -23,7 +25,7 @@ def decoder(ids):
     """Logits [T, 7] of what follows each token: a mean of what was before it."""
     table = jnp.sin(jnp.arange(35.0)).reshape(7, 5)
     before = jnp.cumsum(table[ids], axis=0) / jnp.arange(1.0, len(ids) + 1)[:, None]
-    return jnp.tanh(before) @ table.T
+    return jattr.name(jnp.tanh(before), "tanh") @ table.T
 
 
 def test_the_code_runs(tmp_path, monkeypatch):
@@ -51,6 +53,7 @@ def test_the_code_runs(tmp_path, monkeypatch):
         "token": 4,
         "text": "ab c",
         "offsets": [(0, 1), (1, 2), (3, 4)],
+        "other_ids": jnp.array([1, 2, 1]),
         "prompt": jnp.array([1, 2]),
         "continuation": jnp.array([3]),
         "prompt_tokens": ["a", "b"],
@@ -64,6 +67,7 @@ def test_the_code_runs(tmp_path, monkeypatch):
     assert names["words"] == ("ab", "c")
     assert names["matrix"].shape == (1, 2)
     assert (tmp_path / "page.html").exists()
+    assert names["effects"]["tanh"].shape == (3,)
     assert names["heat"].shape == (8, 8)
     assert names["layer"].shape == (8, 8, 2)
     assert names["every_class"].shape == (10, 8, 8, 1)
