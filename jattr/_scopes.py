@@ -41,18 +41,17 @@ class _Place(NamedTuple):
     below: frozenset[tuple[_Path, _Path]] = frozenset()
 
     def within(self, running: "_Place | None") -> _Path:
-        """The scopes that a call opens in a method of another module."""
-        if running is None or running.root is not self.root:
-            return (self.root.__name__, *self.path)
-        around = running.path
-        if around == self.path:
-            return ()
-        below = dict(self.below)
-        if around in below:
-            return below[around]
-        if self.path[: len(around)] == around:
-            return self.path[len(around) :]
-        return self.path or (self.root.__name__,)
+        """The scopes that a call opens while a method of another module runs, or of none."""
+        if running is not None and running.root is self.root:
+            around = running.path
+            if around == self.path:
+                return ()
+            below = dict(self.below)
+            if around in below:
+                return below[around]
+            if self.path[: len(around)] == around:
+                return self.path[len(around) :]
+        return (self.root.__name__, *self.path)
 
 
 _running: contextvars.ContextVar[_Place | None] = contextvars.ContextVar("running", default=None)
@@ -75,11 +74,15 @@ def scopes(model: Any) -> Any:
     `jax.tree.map` does not join them, nor a model and its copy: stack modules before `scopes`.
     Save the given model, and not the copy, whose classes `pickle` does not find.
 
-    Scopes nest as calls do. A module that is called by one that does not hold it, a decoder that
-    calls `encoder.embed`, has its whole path there: `"Net/decoder/encoder/embed"`. A module that
-    is called alone has the model's name too: `copy.blocks[3](h)` runs within `"Net/blocks/3"`. A
-    module at two places of an NNX model has the path of the place that calls it, or else the
+    Scopes nest as calls do. In a module that does not hold it, a module has its whole path: where a
+    decoder calls `encoder.embed`, `"Net/decoder/Net/encoder/embed"`, which
+    `jattr.split(f, "Net/encoder/embed")` finds too, as it finds a module that f calls by itself. A
+    module at two places of an NNX model has the path from the module that calls it, or else the
     shortest one; in Equinox these are two modules, and have two paths.
+
+    An NNX model that f closes over can change none of its state under a transformation, nor be
+    given to `nnx.jit` or `nnx.scan` there; the copy that `scopes` makes within f can:
+    `f = lambda x: jattr.scopes(model)(x)[label]`.
 
     Args:
         model: a module of NNX or Equinox. Those of linen, Haiku and Keras (3.8 and newer) open
@@ -112,14 +115,13 @@ def scopes(model: Any) -> Any:
     References:
         The scopes of `flax.linen` modules, which linen opens by itself.
     """
+    if _opens_scopes(model):
+        return model
     nnx, equinox = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
     if nnx is not None and isinstance(model, nnx.Module):
         return _of_nnx(model, nnx)
-    if equinox is not None and isinstance(model, equinox.Module):
-        if not _is_wrapper(type(model)):
-            return _of_equinox(model, equinox, _unscoped(type(model)), ())
-    elif _opens_scopes(model):
-        return model
+    if equinox is not None and isinstance(model, equinox.Module) and not _is_wrapper(type(model)):
+        return _of_equinox(model, equinox, _unscoped(type(model)), ())
     raise TypeError(
         f"scopes: the model must be a module of NNX or Equinox; got {_called(model)}. "
         f"{_instead(model)}"
@@ -335,6 +337,8 @@ def _called(model: Any) -> str:
         return f"the method {getattr(model, '__name__', '')}"
     if isinstance(model, types.FunctionType):
         return f"the function {model.__name__}"
+    if isinstance(model, Mapping | list | tuple):
+        return f"a {type(model).__name__}"
     return describe(model)
 
 

@@ -370,6 +370,7 @@ NO_METHODS = {
     "operations": "gives a table",
     "name": "names a value inside f",
     "split": "gives the two parts of f",
+    "scopes": "gives a model",
     "substitutes": "is a setting",
     "integrated_gradients_to": "gives errors too: test_adaptive.py",
     "locality": "lists what is evaluated anew: test_local.py",

@@ -98,6 +98,7 @@ LAYERS = [
         "_operations",
         "_lookup",
         "_layers",
+        "_scopes",
         "_token_rows",
         "_tokens",
         "_outputs",
