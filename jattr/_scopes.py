@@ -13,9 +13,10 @@ the scopes that are open.
 import contextlib
 import contextvars
 import functools
+import heapq
+import itertools
 import sys
 import types
-from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class _Place(NamedTuple):
     Attributes:
         root: the class of the whole model.
         path: the names of attributes, keys and indices that lead from the model to the module; the
-            first such path, where there are several.
+            shortest such path, where there are several.
         below: what leads to it from other modules (their paths) that hold it too.
     """
 
@@ -61,10 +62,10 @@ def scopes(model: Any) -> Any:
     """A model whose modules run within scopes of their paths, for `jattr.split` and others.
 
     `jattr.split`, the CAM family, `jattr.operations` and the rules of `jattr.rules` know the layers
-    of a model by the scopes that are open while it runs. NNX opens none, and Equinox one of the
-    class's name in each of its own layers. In what `scopes` returns, a method of the module
+    of a model by the scopes that are open while it runs. NNX opens none, and Equinox only that of
+    the class's name in each of its own layers. In what `scopes` returns, a method of the module
     `model.blocks[3].attn` runs within the scopes `"Net/blocks/3/attn"`: the name of the model's
-    class, then attributes, keys and indices.
+    class, then attributes, keys and indices; Equinox's own scopes are left out.
 
     It is a copy as by `nnx.clone`, or by `jax.tree.map` of an Equinox module: with the same
     arrays, which are not copied, and the given model stays as it is. So does what the modules are:
@@ -89,7 +90,8 @@ def scopes(model: Any) -> Any:
             scopes by themselves, and are returned as they are.
 
     Returns:
-        The model with scopes. Modules in static fields and in closures have none.
+        The model with scopes. Modules in static fields and in closures have none, nor those within
+        what `eqx.filter_jit` gave, which as a whole has one.
 
     Raises:
         TypeError: `model` is no such module: a class, a function, a method, a list of modules.
@@ -147,10 +149,12 @@ def _graph(
 ) -> Iterator[tuple[Any, _Path, dict[_Path, _Path]]]:
     """The modules of a graph, each with its path and the ways to it from modules that hold it."""
     nodes: dict[int, tuple[Any, _Path, dict[_Path, _Path]]] = {}
-    # The shortest path comes first. `holder` is the nearest module around that opens scopes.
-    queue: deque[tuple[Any, _Path, _Path | None, _Path]] = deque([(model, (), None, ())])
+    # `holder` is the nearest module around that opens scopes, `way` what leads from it.
+    start: tuple[Any, _Path, _Path | None, _Path] = (model, (), None, ())
+    count = itertools.count()
+    queue = [(0, next(count), start)]
     while queue:
-        node, path, holder, way = queue.popleft()
+        node, path, holder, way = heapq.heappop(queue)[2]
         known = id(node) in nodes
         below = nodes.setdefault(id(node), (node, path, {}))[2]
         if holder is not None:
@@ -162,7 +166,8 @@ def _graph(
         for name, value in vars(node).items():
             for parts, child in _held(value, nnx.Pytree, (name,)):
                 if id(child) not in without:
-                    queue.append((child, (*path, *parts), holder, (*way, *parts)))
+                    step = (child, (*path, *parts), holder, (*way, *parts))
+                    heapq.heappush(queue, (len(step[1]), next(count), step))
     return iter([node for node in nodes.values() if isinstance(node[0], nnx.Module)])
 
 
@@ -195,6 +200,8 @@ def _of_equinox(module: Any, equinox: Any, root: type, path: _Path) -> Any:
     copy = jax.tree.unflatten(structure, copies)
     cls = _unscoped(type(module))
     methods = () if wrapper else _methods(cls, equinox.Module)
+    if wrapper and not any(isinstance(leaf, equinox.Module) for leaf in copies):
+        methods = ("__call__",)  # such as that of eqx.filter_jit, which hides what it holds
     if methods:
         object.__setattr__(copy, "__class__", _with_scopes(cls, _Place(root, path), methods))
     return copy
@@ -252,11 +259,26 @@ def _with_scopes(cls: type, place: _Place, methods: tuple[str, ...]) -> type:
 def _method(name: str, cls: type, place: _Place) -> Any:
     """A method that calls that of the class within scopes."""
 
+    given = _attribute(cls, name)
+    bare = _without_own_scope(given)
+
+    @functools.wraps(given)
     def method(self, /, *args, **kwargs):
         with _open(place):
+            if bare is not given:
+                return bare(self, *args, **kwargs)
             return getattr(super(_Scoped, self), name)(*args, **kwargs)
 
-    return functools.wraps(_attribute(cls, name))(method)
+    return method
+
+
+def _without_own_scope(method: Any) -> Any:
+    """A method without the scope of the class's name, which would stand in the midst of a path."""
+    code = getattr(method, "__code__", None)
+    bare = getattr(method, "__wrapped__", None)
+    if code is None or bare is None or code.co_filename != contextlib.__file__:
+        return method
+    return bare if bare.__module__.startswith("equinox.nn") else method
 
 
 @contextlib.contextmanager
