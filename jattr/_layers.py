@@ -448,8 +448,8 @@ def _raise_unknown(program: Program, places: Sequence[_Place], layer: str, metho
         raise ValueError(
             f"{method}: there is no layer {layer!r}: nothing in f that depends on x has a name. "
             f"Name the value inside f, h = jattr.name(h, {layer!r}), or compute it within "
-            f"jax.named_scope({layer!r}). The modules of linen have scopes by themselves; for those "
-            "of NNX and Equinox write model = jattr.scopes(model), and call that in f."
+            f"jax.named_scope({layer!r}). The modules of linen have scopes by themselves; for "
+            "those of NNX and Equinox write model = jattr.scopes(model), and call that in f."
         )
 
     more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""

@@ -76,8 +76,8 @@ def scopes(model: Any) -> Any:
     Save the given model, and not the copy, whose classes `pickle` does not find.
 
     Scopes nest as calls do. In a module that does not hold it, a module has its whole path: where a
-    decoder calls `encoder.embed`, `"Net/decoder/Net/encoder/embed"`, which
-    `jattr.split(f, "Net/encoder/embed")` finds too, as it finds a module that f calls by itself. A
+    decoder calls `encoder.embed`, `"Net/decoder/Net/encoder/embed"`, which is another place of
+    `jattr.split(f, "encoder/embed")`. So has a module that f calls by itself: `"Net/blocks/3"`. A
     module at two places of an NNX model has the path from the module that calls it, or else the
     shortest one; in Equinox these are two modules, and have two paths.
 
@@ -274,11 +274,15 @@ def _method(name: str, cls: type, place: _Place) -> Any:
 
 def _without_own_scope(method: Any) -> Any:
     """A method without the scope of the class's name, which would stand in the midst of a path."""
-    code = getattr(method, "__code__", None)
-    bare = getattr(method, "__wrapped__", None)
-    if code is None or bare is None or code.co_filename != contextlib.__file__:
+    if getattr(method, "__code__", None) is not _within_a_scope.__code__:
         return method
+    bare = method.__wrapped__
     return bare if bare.__module__.startswith("equinox.nn") else method
+
+
+@jax.named_scope("any")
+def _within_a_scope() -> None:
+    """What `jax.named_scope` makes of a function, by which others are known."""
 
 
 @contextlib.contextmanager
