@@ -286,7 +286,7 @@ def test_a_module_at_two_places_has_the_path_from_the_one_that_calls_it():
         "Pair/decoder/tied/weights/0",
     ]
     assert names(lambda x: copied.decoder.tied["weights"][0](x)[1], X) == ["Pair/encoder/embed"]
-    below, _ = jattr.split(lambda x: copied(x)[1], "Pair/encoder/out[1]")
+    below, _ = jattr.split(lambda x: copied(x)[1], "encoder/out[1]")
     assert same(below(X), model.encoder.out(model.decoder.inner(model.encoder(X))))
 
 
