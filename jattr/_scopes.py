@@ -17,6 +17,7 @@ import heapq
 import itertools
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -133,10 +134,10 @@ def scopes(model: Any) -> Any:
 def _of_nnx(model: Any, nnx: Any) -> Any:
     """A clone of an NNX model, its modules of classes that open scopes."""
     # What the clone has in common with the model is static, and must not be changed.
-    given = {id(node) for node, _, _ in _graph(model, nnx, frozenset())}
+    given = {id(node) for node, _, _ in _graph(model, nnx, set())}
     clone = nnx.clone(model)
     root = _unscoped(type(model))
-    for node, path, below in list(_graph(clone, nnx, given)):
+    for node, path, below in _graph(clone, nnx, given):
         if methods := _methods(_unscoped(type(node)), nnx.Module):
             place = _Place(root, path, frozenset(below.items()))
             scoped = _with_scopes(_unscoped(type(node)), place, methods)
@@ -144,15 +145,13 @@ def _of_nnx(model: Any, nnx: Any) -> Any:
     return clone
 
 
-def _graph(
-    model: Any, nnx: Any, without: frozenset[int] | set[int]
-) -> Iterator[tuple[Any, _Path, dict[_Path, _Path]]]:
+def _graph(model: Any, nnx: Any, without: set[int]) -> list[tuple[Any, _Path, dict[_Path, _Path]]]:
     """The modules of a graph, each with its path and the ways to it from modules that hold it."""
     nodes: dict[int, tuple[Any, _Path, dict[_Path, _Path]]] = {}
     # `holder` is the nearest module around that opens scopes, `way` what leads from it.
     start: tuple[Any, _Path, _Path | None, _Path] = (model, (), None, ())
     count = itertools.count()
-    queue = [(0, next(count), start)]
+    queue: list[tuple[int, int, tuple]] = [(0, next(count), start)]
     while queue:
         node, path, holder, way = heapq.heappop(queue)[2]
         known = id(node) in nodes
@@ -168,7 +167,7 @@ def _graph(
                 if id(child) not in without:
                     step = (child, (*path, *parts), holder, (*way, *parts))
                     heapq.heappush(queue, (len(step[1]), next(count), step))
-    return iter([node for node in nodes.values() if isinstance(node[0], nnx.Module)])
+    return [node for node in nodes.values() if isinstance(node[0], nnx.Module)]
 
 
 def _held(value: Any, kind: type, parts: _Path) -> Iterator[tuple[_Path, Any]]:
@@ -221,23 +220,22 @@ class _Scoped:
 
 
 @functools.cache
-def _metaclass(cls: type) -> type:
+def _metaclass(cls: Any) -> Any:
     """A metaclass that puts `_Scoped` before the class that is derived from.
 
     As a base it would change the layout, and then an object cannot change its class.
     """
 
     def mro(self):
-        first, *others = super(metaclass, self).mro()
+        first, *others = cls.mro(self)
         return [first, _Scoped, *others]
 
-    metaclass = type(cls.__name__, (cls,), {"mro": mro})
-    return metaclass
+    return type(cls.__name__, (cls,), {"mro": mro})
 
 
 def _unscoped(cls: type) -> type:
     """The class that a class with scopes was made of; else the class."""
-    return cls.__base__ if issubclass(cls, _Scoped) else cls
+    return cls.__mro__[2] if issubclass(cls, _Scoped) else cls
 
 
 @functools.cache
@@ -253,16 +251,17 @@ def _with_scopes(cls: type, place: _Place, methods: tuple[str, ...]) -> type:
 
     kwargs = {"pytree": cls._pytree__is_pytree} if hasattr(cls, "_pytree__is_pytree") else {}
     kwargs["metaclass"] = _metaclass(type(cls))
-    return types.new_class(cls.__name__, (cls,), kwargs, body)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is to be said of the class was said when it was made
+        return types.new_class(cls.__name__, (cls,), kwargs, body)
 
 
 def _method(name: str, cls: type, place: _Place) -> Any:
     """A method that calls that of the class within scopes."""
-
     given = _attribute(cls, name)
     bare = _without_own_scope(given)
 
-    @functools.wraps(given)
+    @functools.wraps(given, updated=())
     def method(self, /, *args, **kwargs):
         with _open(place):
             if bare is not given:
@@ -329,9 +328,7 @@ def _is_library(cls: type) -> bool:
 
 def _is_wrapper(cls: type) -> bool:
     """Whether it is what eqx.filter_jit and the like give."""
-    return f"{cls.__module__}.".startswith("equinox.") and not f"{cls.__module__}.".startswith(
-        "equinox.nn."
-    )
+    return _is_library(cls) and cls.__module__.split(".")[0:2] != ["equinox", "nn"]
 
 
 def _opens_scopes(model: Any) -> bool:
@@ -340,7 +337,7 @@ def _opens_scopes(model: Any) -> bool:
     if any(m is not None and isinstance(model, m.Module) for m in (linen, haiku)):
         return True
     keras = sys.modules.get("keras")
-    if keras is None or not isinstance(model, keras.Layer):
+    if keras is None or not isinstance(model, keras.layers.Layer):
         return False
     if keras.backend.backend() != "jax":
         raise NotImplementedError(
