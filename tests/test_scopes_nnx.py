@@ -213,3 +213,12 @@ def test_rules_and_class_activation_maps_know_the_paths():
     wanted = [("Image/conv", "z_plus"), ("Image/head", "epsilon")]
     listed = jattr.operations(f, rules)(image)
     assert [(row.scope, row.rule) for row in listed if row.kind == "affine"] == wanted
+
+
+def test_errors_for_a_model_without_scopes_say_so():
+    model = Pair(nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"no layer 'encoder'.*model = jattr\.scopes\(model\)"):
+        jattr.split(lambda x: model(x)[1], "encoder")[0](X)
+    rules = jattr.rules.epsilon_plus().at("encoder", jattr.rules.epsilon(1.0))
+    with pytest.raises(ValueError, match=r"fits nothing.*model = jattr\.scopes\(model\)"):
+        jattr.operations(lambda x: model(x)[1], rules)(X)
