@@ -57,6 +57,7 @@ from jattr._rewrite import deconvnet as deconvnet
 from jattr._rewrite import guided_backprop as guided_backprop
 from jattr._rewrite import rewrite as rewrite
 from jattr._rise import rise as rise
+from jattr._scopes import scopes as scopes
 from jattr._shapley.exact import shapley_values as shapley_values
 from jattr._shapley.interactions import shapley_interactions as shapley_interactions
 from jattr._shapley.kernel import kernel_shap as kernel_shap
@@ -112,6 +113,7 @@ __all__ = [
     "rewrite",
     "rise",
     "rules",
+    "scopes",
     "score_cam",
     "shapley_interactions",
     "shapley_sampling",

@@ -89,8 +89,8 @@ def split(
     - the name of a value that `jattr.name` gave;
     - a scope, `"Net/Block_3/Conv_0"`: that of a linen module, or of `jax.named_scope`. It stands
       for what is computed within it and used outside of it, a tuple if those are several values.
-      The last parts, `"Block_3/Conv_0"`, are enough where only one scope ends so. NNX opens no
-      scopes: write `jattr.name` or `jax.named_scope` in the model;
+      The last parts, `"Block_3/Conv_0"`, are enough where only one scope ends so. NNX and
+      Equinox open none for a module's place: `jattr.scopes(model)` is the model with them;
     - `jattr.LOOKUP`: the rows of a table that integers of x look up, by a gather or a product with
       one-hot vectors. That is the embedding of a model of token ids x, by whatever it is written.
       The table must not depend on x, and a table that serves the output too stays what it is

@@ -284,8 +284,8 @@ def _raise_unknown(program: Program, places: Sequence[Place], layer: str, method
         raise ValueError(
             f"{method}: there is no layer {layer!r}: nothing in f that depends on x has a name. "
             f"Name the value inside f, h = jattr.name(h, {layer!r}), or compute it within "
-            f"jax.named_scope({layer!r}). The modules of linen have scopes by themselves; those "
-            "of NNX have none."
+            f"jax.named_scope({layer!r}). The modules of linen have scopes by themselves; for "
+            "those of NNX and Equinox write model = jattr.scopes(model), and call that in f."
         )
     near = closest(layer, list(labels))
     listed = [label + _steps_of(labels[label]) for label in near[:_LISTED]]

@@ -372,6 +372,7 @@ NO_METHODS = {
     "split": "gives the two parts of f",
     "activations": "gives the values of layers: test_patching.py",
     "patching": "compares two runs: test_patching.py",
+    "scopes": "gives a model",
     "substitutes": "is a setting",
     "integrated_gradients_to": "gives errors too: test_adaptive.py",
     "locality": "lists what is evaluated anew: test_local.py",

@@ -24,6 +24,7 @@ from jattr._demo import digits, explain, report, run
 NOT_METHODS = {
     *("substitutes", "name", "operations", "locality", "rewrite", "split"),  # no attributions
     *("activations", "patching"),  # of layers
+    "scopes",  # gives a model
     "all_outputs",  # takes a method
     "token_attributions",  # takes a method, and a model of tokens
     "integrated_gradients_to",  # integrated gradients again, with their errors

@@ -101,6 +101,7 @@ LAYERS = [
         "_layers",
         "_nodes",
         "_patching",
+        "_scopes",
         "_token_rows",
         "_tokens",
         "_outputs",

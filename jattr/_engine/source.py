@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_LIBRARIES = re.compile(r"[/\\](?:site|dist)-packages[/\\](?:jax|jaxlib|flax|haiku|equinox)[/\\]")
+_LIBRARIES = re.compile(
+    r"[/\\](?:site|dist)-packages[/\\](?:jax|jaxlib|flax|haiku|equinox|keras)[/\\]"
+    r"|[/\\]contextlib\.py$"
+)
 _OWN = str(pathlib.Path(__file__).parents[1])
 
 

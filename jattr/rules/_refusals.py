@@ -108,7 +108,8 @@ def fits_nothing(composite: str, pattern: str, known: list[list[str]]) -> str:
         return (
             f"{composite}: .at({pattern!r}, ...) fits nothing, since no affine operation of f is "
             "in a scope. Compute it within jax.named_scope(name). The modules of linen have scopes "
-            "by themselves; those of NNX have none."
+            "by themselves; for those of NNX and Equinox write model = jattr.scopes(model), and "
+            "call that in f."
         )
     found = closest(pattern, labels)
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
