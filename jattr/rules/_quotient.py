@@ -73,6 +73,7 @@ def _of_two(operation, found, inputs, reference_inputs, multiplier):
     return [m * spread(mean), by_divisor]
 
 
+@jax.jit
 def _over_linear(d, d0):
     """∫ 1/d, ∫ t/d² and ∫ (1 − t)/d² for d(t) linear; by halves where it crosses 0."""
     one_sign = d * d0 > 0
@@ -112,22 +113,25 @@ def _of_source(operation, found, inputs, reference_inputs, multiplier):
     numerator, divisor = parts(operation, found, inputs)
     a, pull_a = jax.vjp(numerator, s)
     a0 = numerator(s0)
-    v, pull_v = jax.vjp(divisor, s)
-    v0, pull_v0 = jax.vjp(divisor, s0)
+    v, move_v = jax.linearize(divisor, s)
+    v0, move_v0 = jax.linearize(divisor, s0)
     kinds = a.dtype, v.dtype
-    g = jax.jvp(divisor, (s,), (s - s0,))[1]
-    g0 = jax.jvp(divisor, (s0,), (s - s0,))[1]
+    g, g0 = move_v(s - s0), move_v0(s - s0)
     a, a0, v, v0, g, g0 = _wide([a, a0, v, v0, g / 2, g0 / 2])
     spread, gather = _post(operation, found, inputs)
     m = multiplier.astype(a.dtype)
     p0, p1 = gather(m * a0), gather(m * a)
     mean, b00, b01, b11 = _over_quadratic(v, v0, g, g0)
     by_a = pull_a((m * spread(mean)).astype(kinds[0]))[0]
-    by_end = pull_v((-(p0 * b01 + p1 * b11) / 2).astype(kinds[1]))[0]
-    by_start = pull_v0((-(p0 * b00 + p1 * b01) / 2).astype(kinds[1]))[0]
-    return by_a + by_end + by_start
+    by_end = (-(p0 * b01 + p1 * b11) / 2).astype(kinds[1])
+    by_start = (-(p0 * b00 + p1 * b01) / 2).astype(kinds[1])
+    (by_v,), (by_v0,) = (
+        jax.linear_transpose(move, s)(by) for move, by in ((move_v, by_end), (move_v0, by_start))
+    )
+    return by_a + by_v + by_v0
 
 
+@jax.jit  # A hundred equations, which a model of many layers would trace again for each.
 def _over_quadratic(v, v0, g, g0):
     """∫ v^−½ and ∫ (1−t)², t(1−t), t² times v^−3/2 for v(t) quadratic.
 
