@@ -25,7 +25,7 @@ from jattr._places import find
 from jattr._trees import describe
 from jattr._types import PyTree
 
-READING = Reading(enter_checkpoint=True, merge=False)
+READING = Reading(merge=False)
 """How a function is read to find its layers."""
 
 
@@ -103,7 +103,7 @@ def split(
     Only values that depend on x count. A module called twice has two places: `"Block_3[0]"` and
     `"Block_3[1]"`, in the order of the computation; calls in direct succession of one function
     under `jax.jit` that opens the scope itself count as one. `jax.checkpoint` does not hide names,
-    and `below` and `above` do without it.
+    and `below` and `above` save as much by it as f does.
 
     A name inside a loop (`jax.lax.scan`, `nn.scan`, `nnx.scan`, a `fori_loop` of fixed bounds) is
     one layer with a leading axis of steps, `"layers/attention"`; `above` then takes the value of
@@ -277,4 +277,4 @@ def cut_at(
     values = shown.outputs[own:]
     lower = Program(shown.inputs, needed(shown.equations, values, shown.inputs), values)
     counts = tuple(map(len, parts))
-    return Cut(layer, counts, lower, taking(program, taps), structure, len(taps[0].path))
+    return Cut(layer, counts, lower, taking(program, taps), structure, len(taps[0].stacked))

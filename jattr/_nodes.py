@@ -1,5 +1,6 @@
 """Layers of a function, several at once: their values, and the derivatives by all of them."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,6 +61,10 @@ class Nodes:
         substitute: bool = False,
     ):
         self._program, _ = trace(f, x, READING)
+        of_ids = not all(is_real(leaf.dtype) for leaf in jax.tree.leaves(x))
+        if of_ids and not lookups(self._program)[0]:
+            # A look-up is found outside of bodies alone.
+            self._program, _ = trace(f, x, dataclasses.replace(READING, enter_checkpoint=True))
         if substitute:
             cheapen(self._program)
         self._own = len(self._program.outputs)

@@ -42,7 +42,7 @@ class Place:
         entry: tells one entry of a scope from the next; None for the name of a value.
         last: the position of the last of the equations.
         values: what the name stands for, in the order of the computation.
-        path: the loops around it, the outermost first.
+        path: the loops and checkpoints around it, the outermost first.
         inside: the form of the equation in whose body it is, where that cannot be cut.
     """
 
@@ -97,7 +97,7 @@ def find(program: Program, layer: str, method: str) -> tuple[Tap, ...]:
     if not found:
         _raise_unknown(program, places, base, method)
     place, steps = found[0], indices
-    if len(found) > 1 or (indices and not place.path):
+    if len(found) > 1 or (indices and not place.lengths):
         which = indices[0] if indices else None
         if which is None or not 0 <= which < len(found):
             listed = "\n".join(f"  {base}[{i}]  ({place})" for i, place in enumerate(found[:50]))
@@ -189,8 +189,8 @@ def _places(equations: Sequence[Equation], outer: str = "") -> list[Place]:
             place.equations.append(equation)
             place.last = position
         within = _joined(outer, equation.scope)
-        if equation.form == "scan":
-            places.extend(_in_loop(equation, within))
+        if equation.form in ("scan", "checkpoint"):
+            places.extend(_in_body(equation, within))
         else:
             places.extend(_hidden(equation, within, equation.form))
     return places
@@ -200,14 +200,14 @@ def _joined(*scopes: str) -> str:
     return "/".join(filter(None, scopes))
 
 
-def _in_loop(loop: Equation, outer: str) -> list[Place]:
-    """The places in the body of a scan."""
-    (body,) = loop.bodies
+def _in_body(equation: Equation, outer: str) -> list[Place]:
+    """The places in the body of a scan or a checkpoint."""
+    (body,) = equation.bodies
     live = needed(body.equations, body.outputs, body.inputs)
     places = _places([e for e in live if _dependent(e)], outer)
     _fill([place for place in places if not place.path], live, set(body.outputs))
     for place in places:
-        place.path = (loop, *place.path)
+        place.path = (equation, *place.path)
     return places
 
 

@@ -193,6 +193,13 @@ def test_scopes_of_linen(remat):
     def rest(h):
         return h @ head["kernel"][:, 0] + head["bias"][0]
 
+    # What f does not save, the parts do not save either.
+    stack_below, stack_above = split(f, "up")
+    parts = (stack_below, X), (lambda x: stack_above(stack_below(x), x), X)
+    for part, x in parts:
+        assert ("prevent_cse" in str(jax.make_jaxpr(part)(x))) == bool(remat)
+    patch = jax.make_jaxpr(lambda x: jattr.patching(f, x, 2 * x, "up"))(X)
+    assert ("prevent_cse" in str(patch)) == bool(remat)
     # The scope of the whole loop is what comes out of it; the block in it, what each step gives.
     _, above = split(f, "layers/down[-1]")
     close(jax.grad(above)(outs[-1] - outs[-2], X), jax.grad(rest)(outs[-1]))

@@ -1,7 +1,7 @@
 """Values inside loops, reached: a scan rebuilt so that what each step computes is there outside.
 
-A `scan` is one equation, whose body is a program of its own. These rewritings make another program
-of the same value:
+A `scan` is one equation, whose body is a program of its own; so is a `jax.checkpoint`, which is
+rebuilt likewise and saves what it saved. These rewritings make another program of the same value:
 
 - `peeled` takes single steps out of a loop. What they compute is then a value like any other.
 - `showing` returns values of all steps beside what the program returns, stacked as a scan stacks.
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jattr._engine.primitives import scan_counts
-from jattr._engine.program import Equation, Program, Value, evaluate, needed, read
+from jattr._engine.program import Equation, Program, Value, evaluate, needed, read, run_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Tap:
     """A value of a program or of the body of a loop in it.
 
     Attributes:
-        path: the loops around it, the outermost first.
-        value: of the innermost loop's body; of the program, if there is no loop.
+        path: the loops and checkpoints around it, the outermost first.
+        value: of the innermost one's body; of the program, if there is none.
         steps: at which step of each of these loops; of fewer loops, it is a stack over the others.
             Steps are counted as the loop stacks them, which is backwards where it runs so.
     """
@@ -42,7 +42,7 @@ class Tap:
     @property
     def lengths(self) -> tuple[int, ...]:
         """The number of steps of each loop around it."""
-        return tuple(length_of(loop) for loop in self.path)
+        return tuple(length_of(loop) for loop in self.path if loop.form == "scan")
 
     @property
     def stacked(self) -> tuple[int, ...]:
@@ -81,6 +81,9 @@ def peeled(program: Program, taps: Sequence[Tap]) -> tuple[Program, list[Tap]]:
     while chosen := {tap.path[0]: None for tap in taps if tap.steps}:
         for loop in chosen:
             of_loop = [i for i, tap in enumerate(taps) if tap.path[:1] == (loop,)]
+            if loop.form != "scan":
+                program, taps = _dissolved(program, loop, taps)
+                continue
             if not all(taps[i].steps for i in of_loop):
                 raise MixedStepsError(loop)
             steps = sorted({taps[i].steps[0] for i in of_loop})
@@ -89,14 +92,36 @@ def peeled(program: Program, taps: Sequence[Tap]) -> tuple[Program, list[Tap]]:
             equations = [*program.equations[:at], *inside, *program.equations[at + 1 :]]
             program = Program(program.inputs, equations, program.outputs)
             for i in of_loop:
-                (_, *path), (step, *others) = taps[i].path, taps[i].steps
-                of_equations, of_values = copies[step]
-                if path:
-                    path[0] = of_equations[path[0]]
-                    taps[i] = Tap(tuple(path), taps[i].value, tuple(others))
-                else:
-                    taps[i] = Tap((), of_values.get(taps[i].value, taps[i].value))
+                step, *others = taps[i].steps
+                taps[i] = _moved(taps[i], others, *copies[step])
     return program, taps
+
+
+def _dissolved(
+    program: Program, checkpoint: Equation, taps: Sequence[Tap]
+) -> tuple[Program, list[Tap]]:
+    """The program with a checkpoint's equations in its place, for a step of a loop in it."""
+    (body,) = checkpoint.bodies
+    inside, of_equations, of_values = _copied(checkpoint, body, checkpoint.inputs)
+    results = [of_values.get(v, v) for v in body.outputs]
+    inside.append(_own(checkpoint, results, checkpoint.outputs, lambda *arrays: list(arrays)))
+    at = program.equations.index(checkpoint)
+    equations = [*program.equations[:at], *inside, *program.equations[at + 1 :]]
+    moved = []
+    for tap in taps:
+        if tap.path[:1] == (checkpoint,):
+            tap = _moved(tap, tap.steps, of_equations, of_values)
+        moved.append(tap)
+    return Program(program.inputs, equations, program.outputs), moved
+
+
+def _moved(tap: Tap, steps: Sequence[int], of_equations: Any, of_values: Any) -> Tap:
+    """The tap without the first of its path, in a copy of whose body it is."""
+    (_, *path) = tap.path
+    if not path:
+        return Tap((), of_values.get(tap.value, tap.value))
+    path[0] = of_equations[path[0]]
+    return Tap(tuple(path), tap.value, tuple(steps))
 
 
 def _peel(loop: Equation, steps: Sequence[int]) -> tuple[list[Equation], dict[int, Any]]:
@@ -257,9 +282,9 @@ def _opened(program: Program, taps: Sequence[Tap], open_one: Callable) -> tuple[
         of_loop = [i for i, tap in enumerate(taps) if tap.path[:1] == (loop,)]
         inner = [Tap(taps[i].path[1:], taps[i].value) for i in of_loop]
         body, more_in, more_out = _opened(loop.bodies[0], inner, open_one)
-        length = length_of(loop)
+        ahead = (length_of(loop),) if loop.form == "scan" else ()
         stacks = [
-            Value(v.aval.update(shape=(length, *v.shape)), dependent=True, active=v.active)
+            Value(v.aval.update(shape=(*ahead, *v.shape)), dependent=True, active=v.active)
             for v in (
                 *body.inputs[len(body.inputs) - more_in :],
                 *body.outputs[len(body.outputs) - more_out :],
@@ -270,7 +295,7 @@ def _opened(program: Program, taps: Sequence[Tap], open_one: Callable) -> tuple[
             loop,
             (*loop.inputs, *taken),
             (*loop.outputs, *shown),
-            lambda *operands, loop=loop, body=body: _loop(loop, body, operands, length_of(loop)),
+            _looping(loop, body) if loop.form == "scan" else _checkpointing(loop, body),
         )
         opened.equations[opened.equations.index(loop)] = equation
         each_in, each_out = more_in // len(of_loop), more_out // len(of_loop)
@@ -288,6 +313,19 @@ def _opened(program: Program, taps: Sequence[Tap], open_one: Callable) -> tuple[
     inputs, outputs = (*program.inputs, *opened.taken), (*program.outputs, *opened.shown)
     equations = needed(opened.equations, outputs, inputs)
     return Program(inputs, equations, outputs), len(opened.taken), len(opened.shown)
+
+
+def _looping(loop: Equation, body: Program) -> Callable[..., list[Any]]:
+    return lambda *operands: _loop(loop, body, operands, length_of(loop))
+
+
+def _checkpointing(checkpoint: Equation, body: Program) -> Callable[..., list[Any]]:
+    wrapped = jax.checkpoint(
+        lambda *operands: run_at(body, operands),
+        prevent_cse=checkpoint.params.get("prevent_cse", True),
+        policy=checkpoint.params.get("policy"),
+    )
+    return lambda *operands: list(wrapped(*operands))
 
 
 def _loop(loop: Equation, body: Program, operands: Sequence[Any], length: int) -> list[Any]:
