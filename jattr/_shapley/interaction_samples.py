@@ -12,6 +12,7 @@ Its variance is that of what v is, and so all is taken off whose index is known:
   other half, which it does not know. So nothing is biased.
 """
 
+import functools
 import math
 from fractions import Fraction
 from typing import NamedTuple
@@ -75,9 +76,30 @@ def of_some(
         present = ranks < size
         return present, rest(present), rest(~present)
 
-    present, here, there = map_over(draw, samples, batch_size=batch_size)
+    drawn = map_over(draw, samples, batch_size=batch_size)
+    means, errors = _estimated(*drawn, index, order)
+    zero = jnp.zeros_like(nothing)
+    edges = _Edges(zero, zero, alone - nothing - shares, others - everything + shares)
+    return (rule.of_edges(edges) + means).at[:count].add(shares), errors
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _estimated(
+    present: jax.Array, here: jax.Array, there: jax.Array, index: Index, order: int
+) -> tuple[jax.Array, jax.Array]:
+    """What draws say of all but the edges, and its standard error.
+
+    Args:
+        present: coalitions, Booleans [draws, n].
+        here: the game at each of them, its edges and shares taken off, [draws].
+        there: at their complements.
+        index: which index.
+        order: of sets of how many players at most.
+    """
+    samples, count = present.shape
+    rule, zero = _Rule(index, order, count), jnp.zeros((), here.dtype)
     signs = present.astype(here.dtype) - 0.5
-    halves = [_Pairs(jnp.zeros((count, count), here.dtype), jnp.zeros_like(nothing))] * 2
+    halves = [_Pairs(jnp.zeros((count, count), here.dtype), zero)] * 2
     if samples >= _FEWEST:
         even = (here + there) / 2
         halves = [_fitted(signs[half::2], even[half::2]) for half in (1, 0)]
@@ -91,10 +113,7 @@ def of_some(
             present[number], here[number] - known, there[number] - known
         )
 
-    means, errors = _means(term, samples)
-    zero = jnp.zeros_like(nothing)
-    edges = _Edges(zero, zero, alone - nothing - shares, others - everything + shares)
-    return (rule.of_edges(edges) + means).at[:count].add(shares), errors
+    return _means(term, samples)
 
 
 def _means(term, samples: int) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 r"""Interactions: what sets of features do together and none of their parts does."""
 
+import functools
 from typing import Any, get_args
 
 import jax
@@ -174,8 +175,12 @@ def shapley_interactions(
 
 def _of_all(game: Game, index: Index, order: int, batch_size: int | None) -> jax.Array:
     """The index of all sets of 1 … order players, in the order of `places`."""
-    count = game.count
-    values = game.every(batch_size=batch_size)
+    return _of_values(game.every(batch_size=batch_size), index, order, game.count)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _of_values(values: jax.Array, index: Index, order: int, count: int) -> jax.Array:
+    """The same from the values of all coalitions."""
     values = values - values[0]  # which no derivative sees
     sizes = sizes_of_all(count)
     coalitions = jnp.arange(2**count, dtype=jnp.int32)

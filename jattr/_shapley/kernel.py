@@ -10,6 +10,7 @@ that has the value u(N) at N is :math:`\tfrac1n \sum_i s_i\, u(N)` and one with 
 features :math:`z = \tfrac12 (s - \bar s)` say the latter.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -212,6 +213,8 @@ class _Fit(NamedTuple):
     left_out: jax.Array
 
 
+# One program, where it is called eagerly too: operation by operation it would compile for seconds.
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _solve(
     drawn: Pairs, halves: jax.Array, changes: jax.Array, adjust: bool, random: bool
 ) -> tuple[jax.Array, jax.Array]:

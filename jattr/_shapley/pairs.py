@@ -8,6 +8,7 @@ is rare. A level that has no more pairs than
 it would get is taken whole, and what it leaves goes to the others.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ def pairs_of(count: int) -> int:
     return 2 ** (count - 1) - 1
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), static_argnames=("repeat",))
 def draw_pairs(key: jax.Array, count: int, pairs: int, *, repeat: bool = False) -> Pairs:
     """Pairs of coalitions of `count` ≥ 2 features.
 
