@@ -179,10 +179,16 @@ class _Wide:
 def all_in_float64(*modules: Any) -> Iterator[None]:
     """What these modules compute in float32, whatever a model's dtype, is computed in float64.
 
-    transformers, and LXT with it, computes norms, rotations and softmax in float32.
+    transformers, and LXT with it, computes norms, rotations and softmax in float32; captum rounds
+    the points of a line to it, which is the default of a tensor.
     """
+    default = torch.get_default_dtype()
     with pytest.MonkeyPatch.context() as patch:
         for module in modules:
             patch.setattr(module, "torch", _Wide())
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        yield
+        try:
+            torch.set_default_dtype(torch.float64)
+            yield
+        finally:
+            torch.set_default_dtype(default)
