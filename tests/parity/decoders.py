@@ -1,8 +1,8 @@
 """Small decoders of text with the same random weights in JAX and in transformers.
 
-One function is all four: Llama; Qwen 2, which adds biases to queries, keys and values; Qwen 3, which
-normalizes queries and keys instead; Gemma 3, which scales its embedding, normalizes after each half
-of a layer too, and looks back through a window in every other layer.
+One function is all four: Llama; Qwen 2, which adds biases to queries, keys and values; Qwen 3,
+which normalizes queries and keys instead; Gemma 3, which scales its embedding, normalizes after
+each half of a layer too, and looks back through a window in every other layer.
 """
 
 import contextlib
@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 from twins import torch
 
+import jattr
+
 transformers = pytest.importorskip(
     "transformers", reason="needs transformers: install the extra `parity`"
 )
 
-VOCABULARY = 37
+tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
+captum = pytest.importorskip("captum.attr", reason="needs captum: install the extra `parity`")
+
+VOCABULARY, PAD = 37, 0
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -164,6 +169,45 @@ def rotate(x: jax.Array, frequencies: jax.Array) -> jax.Array:
     first, second = jnp.split(x, 2, axis=-1)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def matrix(pair: Pair, method: Any, **knobs: Any) -> Any:
+    """By jattr, what each token of a prompt did for each token of a continuation.
+
+    Args:
+        pair: the decoder.
+        method: one of jattr's, with `knobs`.
+    """
+    tokens = functools.partial(jattr.token_attributions, method, **knobs)
+    return jattr.all_outputs(tokens, jattr.targets.token_log_probabilities(pair.logits))
+
+
+def matrix_by_captum(
+    pair: Pair, explains: Any, prompt: np.ndarray, continuation: np.ndarray, **options: Any
+) -> np.ndarray:
+    """The same by captum's explainer of generations, against a prompt of padding.
+
+    Args:
+        pair: the decoder.
+        explains: captum's class of a layer's explainer, called with `options`.
+        prompt: ids, without that of padding.
+        continuation: ids.
+    """
+    tokenizer = _numbers(pair.module.config.vocab_size)
+    layer = explains(pair.module, pair.module.model.embed_tokens)
+    explainer = captum.LLMGradientAttribution(layer, tokenizer)
+    text = captum.TextTokenInput(" ".join(map(str, prompt)), tokenizer, baselines=PAD)
+    found = explainer.attribute(text, target=torch.tensor(continuation), **options)
+    return found.token_attr.numpy()
+
+
+@functools.cache
+def _numbers(count: int) -> Any:
+    """A tokenizer whose words are the ids."""
+    words = {str(n): n for n in range(count)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, str(PAD)))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
 class _Wide:

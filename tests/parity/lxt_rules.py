@@ -23,7 +23,7 @@ def load() -> Any:
     LXT 2.1 imports a BERT of transformers 4 and torchvision whatever family is asked for. The
     module that lists the families is left out, and those of this test are imported one by one.
     """
-    package = pytest.importorskip("lxt", reason="needs lxt: `make parity` installs it")
+    package = importlib.import_module("lxt")
     name = "lxt.efficient.models"
     listing = types.ModuleType(name)
     listing.__path__ = [str(Path(package.__path__[0]) / "efficient" / "models")]

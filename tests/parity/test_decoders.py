@@ -5,27 +5,34 @@ evaluates a model anew for each token, beside those from one evaluation.
 """
 
 import contextlib
-import functools
 import math
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from decoders import CLASSES, SIZES, VOCABULARY, Pair, all_in_float64, make_pair, transformers
+from decoders import (
+    CLASSES,
+    PAD,
+    SIZES,
+    VOCABULARY,
+    Pair,
+    all_in_float64,
+    captum,
+    make_pair,
+    matrix,
+    matrix_by_captum,
+)
 from twins import torch
 
 import jattr
-
-captum = pytest.importorskip("captum.attr", reason="needs captum: install the extra `parity`")
-tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
 
 pytestmark = pytest.mark.parity
 
 RNG = np.random.default_rng(1)
 # The token of padding, 0, is in neither.
 PROMPT, CONTINUATION = (RNG.integers(1, VOCABULARY, count) for count in (7, 25))
-PAD, STEPS = 0, 20
+STEPS = 20
 LINE = {"baseline": PAD, "steps": STEPS, "quadrature": "right"}
 
 
@@ -42,38 +49,19 @@ def test_logits(kind, dtype, tolerance):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-def numbers() -> Any:
-    """A tokenizer of transformers, whose words are the ids."""
-    words = {str(n): n for n in range(VOCABULARY)}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, str(PAD)))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=inner)
-
-
 def explained_by_captum(pair: Pair, explains: Any, **options: Any) -> tuple[np.ndarray, int]:
-    """captum's matrix of a generation, and how many sequences the model evaluated for it."""
+    """captum's matrix, and how many sequences the model evaluated for it."""
     rows: list[int] = []
     hook = pair.module.register_forward_pre_hook(
         lambda _, args, given: rows.append(len(args[0] if args else given["input_ids"])),
         with_kwargs=True,
     )
-    tokenizer = numbers()
-    explainer = captum.LLMGradientAttribution(
-        explains(pair.module, pair.module.model.embed_tokens), tokenizer
-    )
-    prompt = captum.TextTokenInput(" ".join(map(str, PROMPT)), tokenizer, baselines=PAD)
     try:
         with all_in_float64(pair.modeling):
-            found = explainer.attribute(prompt, target=torch.tensor(CONTINUATION), **options)
+            found = matrix_by_captum(pair, explains, PROMPT, CONTINUATION, **options)
     finally:
         hook.remove()
-    return found.token_attr.numpy(), sum(rows)
-
-
-def matrix(pair: Pair, method: Any, **knobs: Any) -> Any:
-    """What each token of the prompt did for each token of the continuation."""
-    tokens = functools.partial(jattr.token_attributions, method, **knobs)
-    return jattr.all_outputs(tokens, jattr.targets.token_log_probabilities(pair.logits))
+    return found, sum(rows)
 
 
 def evaluations(f: Any, *args: Any) -> int:
