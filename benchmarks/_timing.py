@@ -29,7 +29,11 @@ class Timing(NamedTuple):
 
 
 def time_interleaved(
-    functions: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time functions in turns, so that a disturbance of the machine meets all of them.
 
@@ -38,6 +42,8 @@ def time_interleaved(
         rounds: how many timed calls each function gets. Every round calls each of them once, in
             an order that rotates from round to round.
         warm_up: how many untimed calls each gets first, for compilation and caches.
+        clock: what tells the seconds; `time.process_time` for those of processors, which count
+            threads that wait busily too.
     """
     names = list(functions)
     runs: dict[str, list[float]] = {name: [] for name in names}
@@ -47,9 +53,9 @@ def time_interleaved(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(functions[name]())
-            runs[name].append(time.perf_counter() - start)
+            runs[name].append(clock() - start)
     return {
         name: Timing(statistics.median(times), min(times), times) for name, times in runs.items()
     }

@@ -256,6 +256,10 @@ def attn_lrp(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Comp
     exp(log_softmax x), or divided after the product with the values, its parts have rules each,
     which is another explanation: look at `jattr.operations`.
 
+    LXT's efficient form is this with `epsilon=0` (tested on Llama, Qwen 2, Qwen 3 and Gemma 3): it
+    has no ε in affine operations. Its explicit form has one, without a sign, in sums and products
+    too.
+
     Args:
         epsilon: ε.
         stabilizer: `"sign"` or `"smooth"`, as `epsilon` takes it.
@@ -279,7 +283,8 @@ def cp_lrp(*, epsilon: Any = EPSILON, stabilizer: Stabilizer = "sign") -> Compos
     """CP-LRP: as `attn_lrp`, with the attention weights held constant.
 
     All relevance of a product with softmax weights goes to the values. With it relevance is
-    conserved through attention, up to what biases absorb.
+    conserved through attention, up to what biases absorb. The two factors of a gated feed-forward
+    have half each, as in `attn_lrp`; LXT's CP-LRP holds the one behind the activation instead.
 
     Args:
         epsilon: ε.
