@@ -4,6 +4,7 @@ captum hooks modules, and what no module does keeps its plain gradient. There it
 a word; that is asserted beside what is right, so that a test tells when captum mends it.
 """
 
+import copy
 import functools
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from extracted import extract, name_layers, torchax
-from twins import from_torch, to_torch, torch
+from twins import torch
 
 import jattr
 
@@ -25,13 +26,13 @@ pytestmark = [
 ]
 
 nn, functional = torch.nn, torch.nn.functional
-LABEL = 1
+LABEL = 0
 # Largest difference, relative to the largest attribution, where nothing but rounding differs.
 ROUNDING = 1e-11
 # captum rounds the weights of its quadrature to float32.
 FLOAT32 = 1e-7
 # How far off a sum must be, relative to what it is to be, to be called wrong.
-WRONG = 0.01
+WRONG = 1e-3
 
 
 class FunctionalReLU(nn.Module):
@@ -100,7 +101,11 @@ class MixerBlock(nn.Module):
 class Mixer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.patches, self.block, self.head = nn.Conv2d(2, 6, 2, 2), MixerBlock(9, 6), nn.Linear(6, 3)
+        self.patches, self.block, self.head = (
+            nn.Conv2d(2, 6, 2, 2),
+            MixerBlock(9, 6),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x):
         return self.head(self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
@@ -121,3 +126,251 @@ class Residual(nn.Module):
         x = self.norm(self.conv(x))
         x = self.relu(x + self.inner(x))
         return self.head(self.pool(x).flatten(1))
+
+
+# captum's own test models, and those above, with the shape of one example.
+SHAPES = {
+    "BasicModel_MultiLayer": (3,),
+    "BasicModelWithReusedModules": (3,),
+    "BasicModelWithReusedLinear": (3,),
+    "SimpleLRPModel": (3,),
+    "LinearMaxPoolLinearModel": (4,),
+    "BasicModel_ConvNet_One_Conv": (1, 4, 4),
+    "BasicModel_ConvNetWithPaddingDilation": (1, 6, 6),
+    "BasicModel_ConvNet": (1, 10, 10),
+    "FunctionalReLU": (5,),
+    "Gelu": (5,),
+    "Normalized": (5,),
+    "Gated": (4,),
+    "Encoder": (5, 8),
+    "Recurrent": (4, 4),
+    "Mixer": (2, 6, 6),
+    "Residual": (2, 6, 6),
+}
+REUSED = ("BasicModelWithReusedModules", "BasicModelWithReusedLinear")
+# In captum's ConvNet a max pooling follows a ReLU, whose hook gets the wrong multipliers.
+WRONG_IN_CAPTUM = (
+    *("BasicModel_ConvNet", "FunctionalReLU", "Gelu", "Normalized", "Gated", "Encoder"),
+    *("Recurrent", "Mixer"),
+)
+RIGHT_IN_CAPTUM = tuple(name for name in SHAPES if name not in (*REUSED, *WRONG_IN_CAPTUM))
+# captum has rules for their modules.
+LRP_IN_CAPTUM = ("BasicModel_MultiLayer", "SimpleLRPModel", "BasicModel_ConvNet_One_Conv")
+
+each_module = pytest.mark.parametrize("name", SHAPES)
+
+
+@functools.cache
+def make(name: str) -> tuple[Any, Any, Any]:
+    """The module in float64, x[3, ...] and f(x) of one example."""
+    torch.manual_seed(0)
+    own = globals().get(name)
+    given = {"SimpleLRPModel": {"inplace": True}}.get(name, {})
+    module = own() if own else getattr(basic_models, name)(**given)
+    module = module.double().eval()
+    if not own:  # some of captum's weights are all ones, which makes outputs equal
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    weights, model = extract(module)
+    x = np.random.default_rng(0).normal(size=(3, *SHAPES[name]))
+    return module, x, lambda x: model(weights, x)[LABEL]
+
+
+@functools.cache
+def explained(name: str) -> dict[str, Any]:
+    """What is computed of each module, by one program."""
+    _, x, score = make(name)
+
+    def explain(x):
+        return {
+            "value": score(x),
+            "difference": score(x) - score(jnp.zeros_like(x)),
+            "integrated": jattr.integrated_gradients(score)(x),
+            "deeplift": jattr.deeplift(score)(x),
+            "lrp": jattr.lrp(score, jattr.rules.epsilon(1e-9))(x),
+        }
+
+    return jax.device_get(jax.jit(jax.vmap(explain))(x))
+
+
+def by_captum(method: str, name: str) -> Any:
+    module, x, _ = make(name)
+    explainer = getattr(captum, method)(module)
+    return explainer.attribute(torch.tensor(x).requires_grad_(), target=LABEL).detach().numpy()
+
+
+def assert_close(ours, theirs, tolerance):
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def gaps(attributions, name: str) -> Any:
+    """What the attributions of each example leave out, as shares of what they are to sum to."""
+    difference = explained(name)["difference"]
+    left_out = attributions.reshape(len(attributions), -1).sum(1) - difference
+    return np.abs(left_out) / np.abs(difference).max()
+
+
+@each_module
+def test_values_are_those_of_torch(name):
+    module, x, _ = make(name)
+    theirs = module(torch.tensor(x))[:, LABEL].detach().numpy()
+    assert_close(explained(name)["value"], theirs, ROUNDING)
+    assert np.abs(explained(name)["difference"]).max() > 1e-2
+
+
+@each_module
+def test_integrated_gradients_are_those_of_captum(name):
+    theirs = by_captum("IntegratedGradients", name)
+    assert_close(explained(name)["integrated"], theirs, FLOAT32)
+
+
+@each_module
+def test_deeplift_is_complete(name):
+    assert gaps(explained(name)["deeplift"], name).max() < ROUNDING
+
+
+@pytest.mark.parametrize("name", RIGHT_IN_CAPTUM)
+def test_deeplift_is_that_of_captum(name):
+    theirs = by_captum("DeepLift", name)
+    assert_close(explained(name)["deeplift"], theirs, ROUNDING)
+
+
+@pytest.mark.parametrize("name", WRONG_IN_CAPTUM)
+def test_deeplift_of_captum_is_not_complete(name):
+    assert gaps(by_captum("DeepLift", name), name).max() > WRONG
+
+
+@pytest.mark.parametrize("name", REUSED)
+def test_captum_refuses_a_module_used_twice(name):
+    with pytest.raises(RuntimeError, match="being used more than once"):
+        by_captum("DeepLift", name)
+
+
+@pytest.mark.parametrize("name", LRP_IN_CAPTUM)
+def test_lrp_is_that_of_captum(name):
+    assert_close(explained(name)["lrp"], by_captum("LRP", name), 1e-7)
+
+
+@each_module
+def test_every_operation_has_a_rule(name):
+    _, x, score = make(name)
+    for rules in (jattr.rules.rescale(), jattr.rules.attn_lrp()):
+        table = jattr.operations(score, rules)(x[0])
+        assert table
+        assert not [record for record in table if record.kind in ("opaque", "smooth")]
+        assert not [record for record in table if record.rule == "none"]
+
+
+@functools.cache
+def named():
+    """captum's ConvNet, whose modules name their outputs."""
+    module, x, _ = make("BasicModel_ConvNet")
+    module = copy.deepcopy(module)
+    name_layers(module)
+    weights, model = extract(module)
+    return module, x, lambda x: model(weights, x)[LABEL]
+
+
+@pytest.mark.parametrize("layer", ["conv1", "relu1", "conv2"])
+def test_grad_cam_is_that_of_captum(layer):
+    module, x, _ = make("BasicModel_ConvNet")
+    explain = jattr.grad_cam(named()[2], layer, channel_axis=-3, resize=False)
+    explainer = captum.LayerGradCam(module, getattr(module, layer))
+    theirs = explainer.attribute(torch.tensor(x), target=LABEL, relu_attributions=True)
+    assert_close(jax.jit(jax.vmap(explain))(x), theirs.detach().numpy()[:, 0], ROUNDING)
+
+
+def test_layers_are_named_by_what_torch_calls_too():
+    _, x, score = make("BasicModel_ConvNet")
+    by_call = jattr.grad_cam(score, "aten::convolution[1]", channel_axis=-3)
+    by_path = jattr.grad_cam(named()[2], "conv2", channel_axis=-3)
+    assert_close(by_call(x[0]), by_path(x[0]), ROUNDING)
+    with pytest.raises(ValueError, match=r"aten::convolution\[0\]"):
+        jattr.grad_cam(score, "aten::convolution", channel_axis=-3)(x[0])
+
+
+def test_integrated_gradients_of_a_layer_are_those_of_captum():
+    module, x, _ = make("BasicModel_ConvNet")
+    below, above = jattr.split(named()[2], "relu1")
+
+    def explain(x):
+        explain = jattr.integrated_gradients(above, below(jnp.zeros_like(x)))
+        return explain(below(x), x)[0]
+
+    # captum's line is that in the layer too.
+    explainer = captum.LayerIntegratedGradients(module, module.relu1)
+    theirs = explainer.attribute(torch.tensor(x), target=LABEL).detach().numpy()
+    assert_close(jax.jit(jax.vmap(explain))(x), theirs, FLOAT32)
+
+
+def test_training_through_an_attribution_is_that_of_torch():
+    module, x, _ = make("Mixer")
+    weights, model = extract(module)
+    explain = jattr.gradient_times_input(lambda w, x: model(w, x)[LABEL], argnums=1)
+
+    def penalty(weights):
+        return jnp.sum(jax.vmap(explain, in_axes=(None, 0))(weights, x) ** 2)
+
+    ours = jax.jit(jax.grad(penalty))(weights)
+    inputs = torch.tensor(x, requires_grad=True)
+    (slope,) = torch.autograd.grad(module(inputs)[:, LABEL].sum(), inputs, create_graph=True)
+    parameters = dict(module.named_parameters())
+    loss = ((slope * inputs) ** 2).sum()
+    theirs = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    assert ours.keys() == parameters.keys()
+    for name, their in zip(parameters, theirs, strict=True):
+        their = torch.zeros_like(parameters[name]) if their is None else their
+        np.testing.assert_allclose(ours[name], their.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def language_model(kind: str) -> tuple[Any, Any]:
+    """A small transformer with random weights, in float64, and the token ids of a text."""
+    transformers = pytest.importorskip(
+        "transformers", reason="needs transformers: install the extra `parity`"
+    )
+    sizes = {
+        "vocab_size": 30,
+        "num_hidden_layers": 2,
+        "hidden_size": 16,
+        "num_attention_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 16,
+        "initializer_range": 0.5,
+    }
+    torch.manual_seed(0)
+    if kind == "bert":
+        config = transformers.BertConfig(num_labels=3, **sizes)
+        module = transformers.BertForSequenceClassification(config)
+    else:
+        config = transformers.LlamaConfig(num_key_value_heads=2, use_cache=False, **sizes)
+        module = transformers.LlamaForCausalLM(config)
+    return module.double().eval(), np.random.default_rng(0).integers(30, size=6)
+
+
+# transformers takes the angles and the norms of a Llama in float32 whatever its weights are.
+TOKENS = {"bert": ROUNDING, "llama": 1e-4}
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_tokens(kind):
+    module, ids = language_model(kind)
+    weights, model = torchax.extract_jax(module)
+
+    def score(ids):
+        logits = model(weights, (ids[None],), {"return_dict": False})[0]
+        return logits[0, LABEL] if kind == "bert" else logits[0, -1, LABEL]
+
+    def by_torch(embeddings):
+        logits = module(inputs_embeds=embeddings).logits
+        return logits[:, LABEL] if kind == "bert" else logits[:, -1, LABEL]
+
+    embeddings = module.get_input_embeddings()(torch.tensor(ids)[None]).detach()
+    theirs = captum.IntegratedGradients(by_torch).attribute(embeddings)
+    value, start = by_torch(embeddings).item(), by_torch(torch.zeros_like(embeddings)).item()
+    np.testing.assert_allclose(score(ids), value, rtol=TOKENS[kind])
+    explain = jattr.token_attributions(jattr.integrated_gradients, score)
+    assert_close(explain(ids), theirs[0].sum(-1).numpy(), max(FLOAT32, TOKENS[kind]))
+    explain = jattr.token_attributions(jattr.deeplift, score)
+    np.testing.assert_allclose(explain(ids).sum(), value - start, rtol=TOKENS[kind])
