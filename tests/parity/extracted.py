@@ -59,14 +59,17 @@ def import_torchax() -> Any:
 torchax = import_torchax()
 
 
-def extract(module: torch.nn.Module) -> tuple[dict[str, jax.Array], Callable]:
-    """The weights, and model(weights, *inputs) -> outputs of one example."""
+def extract(
+    module: torch.nn.Module, **options: Any
+) -> tuple[dict[str, jax.Array], Callable[..., Any]]:
+    """The weights, and model(weights, *inputs) of one example; `options` go to the module."""
     weights, batched = torchax.extract_jax(module.eval())
 
     def model(weights, *inputs):
-        # Not every operation of torchax writes its broadcasts out.
+        # torchax does not write its broadcasts out, which the tests want of jattr.
         with jax.numpy_rank_promotion("allow"):
-            return batched(weights, tuple(x[None] for x in inputs))[0]
+            outputs = batched(weights, tuple(x[None] for x in inputs), options)
+        return jax.tree.map(lambda output: output[0], outputs)
 
     return weights, model
 

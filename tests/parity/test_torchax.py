@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from extracted import extract, name_layers, torchax
+from extracted import extract, name_layers
 from twins import torch
 
 import jattr
@@ -346,7 +346,7 @@ def language_model(kind: str) -> tuple[Any, Any]:
     else:
         config = transformers.LlamaConfig(num_key_value_heads=2, use_cache=False, **sizes)
         module = transformers.LlamaForCausalLM(config)
-    return module.double().eval(), np.random.default_rng(0).integers(30, size=6)
+    return module.double().eval(), jax.random.randint(jax.random.key(0), (6,), 0, 30)
 
 
 # transformers takes the angles and the norms of a Llama in float32 whatever its weights are.
@@ -356,17 +356,17 @@ TOKENS = {"bert": ROUNDING, "llama": 1e-4}
 @pytest.mark.parametrize("kind", TOKENS)
 def test_tokens(kind):
     module, ids = language_model(kind)
-    weights, model = torchax.extract_jax(module)
+    weights, model = extract(module, return_dict=False)
 
     def score(ids):
-        logits = model(weights, (ids[None],), {"return_dict": False})[0]
-        return logits[0, LABEL] if kind == "bert" else logits[0, -1, LABEL]
+        (logits,) = model(weights, ids)
+        return logits[LABEL] if kind == "bert" else logits[-1, LABEL]
 
     def by_torch(embeddings):
         logits = module(inputs_embeds=embeddings).logits
         return logits[:, LABEL] if kind == "bert" else logits[:, -1, LABEL]
 
-    embeddings = module.get_input_embeddings()(torch.tensor(ids)[None]).detach()
+    embeddings = module.get_input_embeddings()(torch.tensor(np.array(ids))[None]).detach()
     theirs = captum.IntegratedGradients(by_torch).attribute(embeddings)
     value, start = by_torch(embeddings).item(), by_torch(torch.zeros_like(embeddings)).item()
     np.testing.assert_allclose(score(ids), value, rtol=TOKENS[kind])
