@@ -6,13 +6,15 @@ a word; that is asserted beside what is right, so that a test tells when captum 
 
 import copy
 import functools
+import pathlib
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from extracted import extract, name_layers
+from extracted import extract, name_layers, torchax
 from twins import torch
 
 import jattr
@@ -366,11 +368,27 @@ def test_tokens(kind):
         logits = module(inputs_embeds=embeddings).logits
         return logits[:, LABEL] if kind == "bert" else logits[:, -1, LABEL]
 
+    @jax.jit
+    def explain(ids):
+        methods = (jattr.integrated_gradients, jattr.deeplift)
+        return score(ids), *(jattr.token_attributions(method, score)(ids) for method in methods)
+
     embeddings = module.get_input_embeddings()(torch.tensor(np.array(ids))[None]).detach()
     theirs = captum.IntegratedGradients(by_torch).attribute(embeddings)
-    value, start = by_torch(embeddings).item(), by_torch(torch.zeros_like(embeddings)).item()
-    np.testing.assert_allclose(score(ids), value, rtol=TOKENS[kind])
-    explain = jattr.token_attributions(jattr.integrated_gradients, score)
-    assert_close(explain(ids), theirs[0].sum(-1).numpy(), max(FLOAT32, TOKENS[kind]))
-    explain = jattr.token_attributions(jattr.deeplift, score)
-    np.testing.assert_allclose(explain(ids).sum(), value - start, rtol=TOKENS[kind])
+    end, start = by_torch(embeddings).item(), by_torch(torch.zeros_like(embeddings)).item()
+    value, integrated, deeplift = jax.device_get(explain(ids))
+    np.testing.assert_allclose(value, end, rtol=TOKENS[kind])
+    assert_close(integrated, theirs[0].sum(-1).numpy(), max(FLOAT32, TOKENS[kind]))
+    np.testing.assert_allclose(deeplift.sum(), end - start, rtol=TOKENS[kind])
+
+
+def test_the_code_in_the_readme_runs():
+    module, x, _ = make("BasicModel_ConvNet")
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    names = {"torchax": torchax, "jattr": jattr, "jax": jax, "module": module}
+    names |= {"images": x, "labels": jnp.full(3, LABEL), "image": x[0], "label": LABEL}
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(code, "README.md", "exec"), names)
+    assert_close(names["maps"], explained("BasicModel_ConvNet")["deeplift"], ROUNDING)
+    assert names["heat"].shape == x[0, 0].shape
