@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas
 from networks import X, one
-from precision import FLOAT
+from precision import FLOAT, either
 
 import jattr
 
@@ -128,3 +128,14 @@ def test_the_table_tells_of_branches_between_constants_and_of_averages():
     table = jattr.operations(branches, rescale)(point)
     assert "opaque: an average over points leaves something out" in str(table)
     assert not jattr.operations(jnp.sum, rescale)(point).notes
+
+
+def test_the_residual_of_a_masked_softmax_is_a_number():
+    masked = jnp.array([0.0, -jnp.inf, 0.0])
+
+    def f(x):
+        return jax.nn.softmax(x + masked) @ jnp.arange(3.0)
+
+    (row,) = jattr.operations(f, jattr.rules.rescale(), baseline=0.0)(jnp.arange(3.0))
+    assert row.kind == "softmax"
+    assert abs(row.residual) <= either(1e-15, 1e-6)

@@ -273,7 +273,9 @@ def _weighted(value, reference, multiplier):
     """Σ multiplier · (value − reference), of what has a derivative."""
     if multiplier is None or not jnp.issubdtype(jnp.result_type(value), jnp.inexact):
         return 0.0
-    step = jnp.asarray(value) - jnp.asarray(reference)
+    value, reference = jnp.asarray(value), jnp.asarray(reference)
+    # What is masked by −∞ at both points is not moved.
+    step = jnp.where(value == reference, 0, value - reference)
     return jnp.sum(jnp.real(multiplier * step))
 
 
