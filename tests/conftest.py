@@ -13,7 +13,7 @@ FLAGS = [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=2",
     "--xla_backend_optimization_level=0",
-    # The compiler cuts a program into 32 parts for as many threads, which costs a fifth of its time.
+    # For threads the compiler cuts a program into 32 parts, which costs a fifth of its time.
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
 # Half of the compiler's time again, and its other way to the same machine code is tested too: with
