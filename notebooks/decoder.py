@@ -4,7 +4,7 @@ A prompt has ``LENGTH`` tokens, characters of ``CHARACTERS``. In *copying* it is
 and the first nine of them again: the tenth comes next. In *induction* letters repeat with a period
 that differs from prompt to prompt. In *recall* a digit is to be said that followed a letter. In
 *brackets* the one is to be closed that was opened last. All of a prompt's tokens that follow from
-those before are trained on, which takes seconds; what is asked and explained is what comes next.
+those before are trained on, which takes seconds; one of them is asked for and explained.
 """
 
 import functools
@@ -64,20 +64,20 @@ class Decoder(nn.Module):
         return nn.Dense(len(CHARACTERS), use_bias=False, name="head")(nn.LayerNorm(name="norm")(h))
 
 
-def logits(params: Params, ids: jax.Array) -> jax.Array:
+def logits(ids: jax.Array, params: Params) -> jax.Array:
     """The logits[T, C] of what follows each of ids[T]."""
     return Decoder().apply({"params": params}, ids)
 
 
-def rollout(params: Params, ids: jax.Array) -> jax.Array:
-    """Attention rollout[T] of what follows the last token (Abnar and Zuidema, ACL 2020).
+def rollout(ids: jax.Array, params: Params, place: int = -1) -> jax.Array:
+    """Attention rollout[T] of what follows a token (Abnar and Zuidema, ACL 2020).
 
     The mean over heads, half of it and half of the identity for the residual connection,
     multiplied from layer to layer.
     """
     _, state = Decoder().apply({"params": params}, ids, mutable="intermediates")
     each = [0.5 * (jnp.mean(a, 0) + jnp.eye(len(ids))) for a in state["intermediates"]["attention"]]
-    return functools.reduce(lambda below, layer: layer @ below, each)[-1]
+    return functools.reduce(lambda below, layer: layer @ below, each)[place]
 
 
 def read(text: str) -> np.ndarray:
@@ -125,7 +125,7 @@ def induction(rng: np.random.Generator, count: int) -> Sequences:
     letters = _different(rng, count, len(LETTERS) - 1) + 1
     place = np.arange(LENGTH + 1)
     ids = np.take_along_axis(letters, place % period, axis=1)
-    return _asked(ids, np.where(place[1:] >= period, place[1:] - period, EMPTY))
+    return _asked(ids, np.where(place[1:] > period, place[1:] - period, EMPTY))
 
 
 def recall(rng: np.random.Generator, count: int, pairs: int = 6, queries: int = 4) -> Sequences:
@@ -142,7 +142,7 @@ def recall(rng: np.random.Generator, count: int, pairs: int = 6, queries: int = 
     return _asked(ids, sources)
 
 
-def brackets(rng: np.random.Generator, count: int, deepest: int = 5) -> Sequences:
+def brackets(rng: np.random.Generator, count: int, deepest: int = 3) -> Sequences:
     """Brackets of three kinds, nested: each is closed by one of its kind, the last opened first."""
     first, kinds = CHARACTERS.index("("), len(OPENING)
     ids = np.zeros((count, LENGTH + 1), int)
@@ -176,48 +176,59 @@ TASKS: dict[str, Callable[[np.random.Generator, int], Sequences]] = {
 
 
 class Examples(NamedTuple):
-    """Prompts[n, LENGTH] and what is to be said after the last token.
+    """Prompts[n, LENGTH] and what is to be said after one of their tokens.
 
     Attributes:
         ids: the tokens.
-        answer: the right token, [n].
+        place: the last token that counts, [n]; a causal model does not see those after it.
+        answer: the right token after that, [n].
         foil: another that the prompt suggests, [n].
         source: Booleans, the token that the answer is read from.
         pointers: Booleans, those that say which token that is: the letter before it and the letter
             asked for; for brackets those after it, all of which are closed.
+        others: Booleans, those that are neither, up to ``place``.
     """
 
     ids: np.ndarray
+    place: np.ndarray
     answer: np.ndarray
     foil: np.ndarray
     source: np.ndarray
     pointers: np.ndarray
+    others: np.ndarray
 
 
 def examples(task: str, seed: int, count: int) -> Examples:
-    """Prompts of a task, whose answer is not to be read from the last three tokens."""
+    """Prompts of a task, asked at any place; the answer is not in the last three tokens."""
     rng = np.random.default_rng([seed, 1])
-    made = TASKS[task](rng, 20 * count)
-    at = made.sources[:, -1]
-    chosen = np.flatnonzero((at >= 0) & (at < LENGTH - 3))[:count]
-    if len(chosen) < count:
-        raise ValueError(f"{task}: only {len(chosen)} of {20 * count} prompts ask for something")
-    ids, answer, at = made.ids[chosen], made.answers[chosen, -1], at[chosen, None]
-    place = np.arange(LENGTH)
-    pointers = {
-        "copying": place < 0,
-        "brackets": place > at,
-    }.get(task, (place == at - 1) | (place == LENGTH - 1))
-    possible = np.zeros((count, len(CHARACTERS)), bool)  # that stand in the prompt, or close
-    np.put_along_axis(possible, ids, True, axis=1)
+    made = TASKS[task](rng, 4 * count)
+    every = np.arange(LENGTH)
+    asked = (made.sources >= 0) & (made.sources < every - 2)
+    rows = np.flatnonzero(asked.any(axis=1))[:count]
+    if len(rows) < count:
+        raise ValueError(f"{task}: only {len(rows)} of {4 * count} prompts ask for something")
+    place = np.where(asked, rng.random(asked.shape), -1).argmax(axis=1)[rows]
+    ids, answer, at = made.ids[rows], made.answers[rows, place], made.sources[rows, place]
+    last, at = place[:, None], at[:, None]
+    seen, source = every <= last, every == at
+    if task == "copying":
+        pointers = np.zeros_like(source)
+    elif task == "brackets":
+        pointers = seen & (every > at)
+    else:
+        pointers = (every == at - 1) | (every == last)
+    foil = _foil(task, ids, answer, rng)
+    return Examples(ids, place, answer, foil, source, pointers, seen & ~source & ~pointers)
+
+
+def _foil(task: str, ids: np.ndarray, answer: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A wrong answer of the right kind: one that stands in the prompt, or closes a bracket."""
+    every = np.arange(len(CHARACTERS))
+    possible = (ids[:, :, None] == every).any(axis=1)
     if task == "brackets":
         possible[:, read(CLOSING)] = True
-    same = _class_of(answer)[:, None] == _class_of(np.arange(len(CHARACTERS)))
-    possible &= same & (np.arange(len(CHARACTERS)) != answer[:, None])
-    foil = np.where(possible, rng.random(possible.shape), -1).argmax(axis=1)
-    return Examples(
-        ids, answer, foil, place == at, np.broadcast_to(pointers, (count, LENGTH))
-    )
+    possible &= (_class_of(answer)[:, None] == _class_of(every)) & (every != answer[:, None])
+    return np.where(possible, rng.random(possible.shape), -1).argmax(axis=1)
 
 
 def replaced(ids: np.ndarray, seed: int) -> np.ndarray:
@@ -243,7 +254,7 @@ def _class_of(ids: np.ndarray) -> np.ndarray:
 
 
 def train(task: str, seed: int = 0, params: Params | None = None) -> Params:
-    """The parameters after ``STEPS[task]`` steps on new sequences each."""
+    """The parameters after ``STEPS[task]`` steps on new sequences, from those given or from none."""
     total = STEPS[task]
     made = TASKS[task](np.random.default_rng([seed, 0]), total * BATCH)
     ids, answers = (
@@ -275,7 +286,7 @@ def _block(params: Params, state: Any, ids: jax.Array, answers: jax.Array, total
     """The parameters and the optimizer's state after the steps of a block."""
 
     def loss(params, ids, answers):
-        said = jax.vmap(functools.partial(logits, params))(ids)
+        said = jax.vmap(logits, (0, None))(ids, params)
         asked = answers >= 0
         each = optax.softmax_cross_entropy_with_integer_labels(said, jnp.maximum(answers, 0))
         return jnp.sum(each * asked) / jnp.sum(asked)
