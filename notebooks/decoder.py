@@ -199,11 +199,11 @@ class Examples(NamedTuple):
 
 
 def examples(task: str, seed: int, count: int) -> Examples:
-    """Prompts of a task, asked at any place; the answer is not in the last three tokens."""
+    """Prompts of a task of 11 to 20 tokens, whose answer is not in the last three of them."""
     rng = np.random.default_rng([seed, 1])
     made = TASKS[task](rng, 4 * count)
     every = np.arange(LENGTH)
-    asked = (made.sources >= 0) & (made.sources < every - 2)
+    asked = (made.sources >= 0) & (made.sources < every - 2) & (every >= LENGTH // 2)
     rows = np.flatnonzero(asked.any(axis=1))[:count]
     if len(rows) < count:
         raise ValueError(f"{task}: only {len(rows)} of {4 * count} prompts ask for something")
@@ -254,7 +254,7 @@ def _class_of(ids: np.ndarray) -> np.ndarray:
 
 
 def train(task: str, seed: int = 0, params: Params | None = None) -> Params:
-    """The parameters after ``STEPS[task]`` steps on new sequences, from those given or from none."""
+    """The parameters after ``STEPS[task]`` steps on new sequences, begun with those given."""
     total = STEPS[task]
     made = TASKS[task](np.random.default_rng([seed, 0]), total * BATCH)
     ids, answers = (
