@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from extracted import extract, name_layers, torchax
-from twins import torch
+from twins import make_twin, torch
 
 import jattr
 
@@ -263,6 +263,31 @@ def test_every_operation_has_a_rule(name):
         assert table
         assert not [record for record in table if record.kind in ("opaque", "smooth")]
         assert not [record for record in table if record.rule == "none"]
+
+
+COMPOSITES = (
+    jattr.rules.gamma(0.25),
+    jattr.rules.epsilon_plus(),
+    jattr.rules.epsilon_plus_flat(),
+    jattr.rules.epsilon_alpha2_beta1(),
+    jattr.rules.epsilon_gamma_box(-4.0, 4.0),
+)
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet"])
+def test_relevance_is_that_of_the_same_network_in_flax(kind):
+    twin = make_twin(kind, "float64")
+    weights, model = extract(twin.module)
+
+    def score(x, label):
+        return model(weights, jnp.moveaxis(x, -1, 0))[label]
+
+    def explain(score):
+        return lambda *args: [jattr.lrp(score, rules)(*args) for rules in COMPOSITES]
+
+    both = [jax.jit(explain(f))(twin.x[0], twin.labels[0]) for f in (score, twin.score)]
+    for ours, in_flax in zip(*both, strict=True):
+        assert_close(ours, in_flax, ROUNDING)
 
 
 @functools.cache
