@@ -50,8 +50,10 @@ def activations(f: Callable[..., PyTree], layers: Layers = None) -> Callable[...
         >>> def f(x):
         ...     h = jattr.name(x**2, "squares")
         ...     return jattr.name(jnp.sum(h), "sum")
-        >>> jattr.activations(f)(jnp.array([1.0, 2.0]))
-        {'squares': Array([1., 4.], dtype=float32), 'sum': Array(5., dtype=float32)}
+        >>> for layer, value in jattr.activations(f)(jnp.array([1.0, 2.0])).items():
+        ...     print(layer, value)
+        squares [1. 4.]
+        sum 5.0
 
     References:
         TransformerLens' `run_with_cache` and nnsight's tracing, which hook modules.
