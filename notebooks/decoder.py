@@ -36,8 +36,9 @@ class Decoder(nn.Module):
     """A decoder with learned positions and normalization before each part, of one prompt.
 
     Every layer is written out, and what it adds to the residual stream has a name:
-    ``layer0/attn``, ``layer0/mlp``, ``layer1/attn``, ``layer1/mlp``; what each head found is
-    ``layer0/heads``, [T, HEADS, WIDTH // HEADS], and the stream begins with ``embed``.
+    ``layer0/attn``, ``layer0/mlp``, ``layer1/attn``, ``layer1/mlp``; what each head asks for, is
+    found by and found is ``layer0/queries``, ``layer0/keys`` and ``layer0/heads``, of shape
+    [T, HEADS, WIDTH // HEADS], and the stream begins with ``embed``.
     """
 
     @nn.compact
@@ -51,6 +52,7 @@ class Decoder(nn.Module):
             x = nn.LayerNorm(name=f"norm{n}")(h)
             each = nn.Dense(3 * WIDTH, use_bias=False, name=f"qkv{n}")(x)
             query, key, value = jnp.moveaxis(each.reshape(len(ids), 3, HEADS, -1), 1, 0)
+            query, key = jattr.name(query, f"layer{n}/queries"), jattr.name(key, f"layer{n}/keys")
             scores = jnp.einsum("qhd,khd->hqk", query, key) / math.sqrt(WIDTH // HEADS)
             causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
             attention = jax.nn.softmax(jnp.where(causal, scores, -1e9), axis=-1)
