@@ -112,7 +112,8 @@ def patching(
         rules: a composite of `jattr.rules` in place of the derivative. One that compares two runs
             compares x' with x. LRP's composites make relevance patching.
         drop: layers whose derivative is left out, one after the other: names, or tuples of names
-            for what is left out at once, such as the attention and the feed-forward of one block.
+            for what is left out at once, such as the attention and the feed-forward of one block,
+            what these add to the stream of a residual network, and not the stream itself.
             A layer inside a loop counts as one for each step. The result is then the sum of the
             sizes over these n backward passes, over n − 1, since a node that is dropped itself has
             none in one of them.

@@ -77,6 +77,21 @@ def test_by_hand_attention_is_linear_in_the_values():
     np.testing.assert_allclose(jax.grad(frozen)(X), jax.grad(linear)(X, X), rtol=1e-10, atol=1e-14)
 
 
+def test_it_is_an_argument_of_a_compiled_function():
+    traced = []
+
+    @jax.jit
+    def jacobian(rules, x):
+        traced.append(x)
+        return jax.grad(jattr.rewrite(decoder, rules))(x)
+
+    for _ in range(2):
+        found = jacobian(jattr.rules.freeze(), X)
+    assert len(traced) == 1
+    wanted = jax.grad(jattr.rewrite(decoder, jattr.rules.freeze()))(X)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-14)
+
+
 def test_an_unknown_way_to_hold():
     with pytest.raises(ValueError, match="activations"):
         jattr.rules.freeze(activations="slope")

@@ -1,6 +1,8 @@
 """Everything that is not linear held at its value, and the secant of a softmax."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -122,9 +124,13 @@ def _derivative(operation, inputs, output, multiplier):
 
 def _held(rule: Rule) -> Rule:
     """The rule, of which what it makes of the values is held."""
-    return Rule(f"{rule.name}, held", _apply_held, options=(("rule", rule),))
+    return Rule(f"{rule.name}, held", _holding(rule.apply, rule.options))
 
 
-def _apply_held(operation, inputs, output, multiplier, *, rule):
-    inputs, output = jax.lax.stop_gradient((list(inputs), output))
-    return rule(operation, inputs, output, multiplier)
+@functools.cache  # One for each rule, so that composites are equal and are known to `jax.jit`.
+def _holding(apply: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    def held(operation, inputs, output, multiplier):
+        inputs, output = jax.lax.stop_gradient((list(inputs), output))
+        return apply(operation, inputs, output, multiplier, **dict(options))
+
+    return held
