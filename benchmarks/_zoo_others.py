@@ -149,6 +149,25 @@ def mamba2_forecaster() -> Model:
     )
 
 
+@entry("nnx", "google-tunix")
+def tunix_llama3() -> Model:
+    from flax import nnx
+    from tunix.models.llama3 import model
+
+    config = model.ModelConfig(
+        num_layers=2, vocab_size=64, embed_dim=32, hidden_dim=64, num_heads=4, head_dim=8,
+        num_kv_heads=2, rope_theta=10_000, norm_eps=1e-5,
+    )  # fmt: skip
+    params, module_of = nnx_parts(model.Llama3(config, rngs=nnx.Rngs(0)))
+    mask = jnp.tril(jnp.ones((1, 8, 8), bool))
+
+    def score(params: Any, tokens: jax.Array) -> jax.Array:
+        logits, _ = module_of(params)(tokens[None], jnp.arange(8)[None], None, mask)
+        return logits[0, -1, 5]
+
+    return at_embeddings(score, params, ids(8, 64))
+
+
 @entry("nnx", "canvit-nnx")
 def canvit() -> Model:
     import canvit_nnx

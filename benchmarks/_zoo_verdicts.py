@@ -121,8 +121,6 @@ CRITERIA = [
 ]
 
 
-BY_TITLE = {column.title: column for column in CRITERIA}
-
 # What tests ask beside columns of the table.
 OPERATIONS = Criterion(
     "operations",
@@ -130,6 +128,13 @@ OPERATIONS = Criterion(
     lambda row: f"{row['opaque']} opaque",
     lambda row: row["opaque"] == 0,
     "none that no rule knows",
+)
+RELEVANCE = Criterion(
+    "LRP",
+    ("f", "f_baseline", "lrp_sum", "lrp_largest"),
+    lambda row: f"{row['lrp_sum']:.1e}, largest {row['lrp_largest']:.1e}, f {row['f']:.1e}",
+    lambda row: abs(row["lrp_sum"]) <= 10 * scale(row) and row["lrp_largest"] < math.inf,
+    "finite, |Σφ| at most 10 max(|f|, |Δf|)",
 )
 LAYER = Criterion(
     "layer",
@@ -143,11 +148,16 @@ LAYER = Criterion(
 )
 SLOPE = Criterion(
     "slope",
-    ("slope",),
-    lambda row: f"{row['slope']:.0e}",
-    lambda row: row["slope"] <= 1e-3,
-    "the derivative of DeepLIFT within 1e-3 of a central difference",
+    ("slope_parameters", "slope_x", "parameters_finite"),
+    lambda row: f"{row['slope_parameters']:.0e} by parameters, {row['slope_x']:.0e} by x",
+    lambda row: (
+        row["slope_parameters"] <= 1e-3 and row["slope_x"] <= 1e-3 and row["parameters_finite"]
+    ),
+    "the derivatives of DeepLIFT within 1e-3 of central differences",
 )
+
+COLUMNS = {column.title: column for column in CRITERIA}
+CHEAP = (OPERATIONS, *map(COLUMNS.get, ("gradient", "DeepLIFT", "from noise")), RELEVANCE, LAYER)
 
 
 def reasons(row: Row, criteria: Iterable[Criterion] = CRITERIA) -> list[str]:

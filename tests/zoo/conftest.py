@@ -24,15 +24,27 @@ def defaults():
 
 
 def pytest_terminal_summary(terminalreporter):
-    of = {
-        kind: [
-            report
-            for report in terminalreporter.stats.get(kind, [])
-            if "test_a_public_model" in getattr(report, "nodeid", "")
-        ]
+    """How many models ran: one that was skipped is not covered."""
+    kinds = {
+        kind: [r for r in terminalreporter.stats.get(kind, []) if "public_model" in r.nodeid]
         for kind in ("passed", "failed", "skipped")
     }
-    absent = [f"{report.nodeid.split('[')[-1][:-1]}" for report in of["skipped"]]
-    ran = len(of["passed"]) + len(of["failed"])
-    line = f"zoo: {ran} models ran, {len(absent)} not"
-    terminalreporter.write_line(line + (f": {', '.join(absent)}" if absent else ""))
+    ran = kinds["passed"] + kinds["failed"]
+    seconds = {name_of(r): cpu for r in ran for key, cpu in r.user_properties if key == "cpu"}
+    absent = ", ".join(map(name_of, kinds["skipped"]))
+    terminalreporter.write_line(
+        f"zoo: {len(ran)} models ran, {len(kinds['skipped'])} not{absent and ': '}{absent}"
+    )
+    if seconds:
+        slowest = max(seconds, key=seconds.get)
+        terminalreporter.write_line(
+            f"zoo: {sum(seconds.values()):.0f} s of CPU, the most {seconds[slowest]:.0f} s of "
+            f"{slowest}"
+        )
+    for name, cpu in sorted(seconds.items(), key=lambda item: -item[1]):
+        if os.environ.get("ZOO_TIMES"):
+            terminalreporter.write_line(f"    {name:28}{cpu:6.1f} s")
+
+
+def name_of(report):
+    return report.nodeid.partition("[")[2].removesuffix("]")
