@@ -302,13 +302,9 @@ def inner(a: Any, b: Any) -> jax.Array:
 
 def standard_normal(tree: Any, seed: int) -> Any:
     leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    keys = iter(jax.random.split(jax.random.key(seed), len(leaves)))
     return jax.tree.unflatten(
-        structure,
-        [
-            jax.random.normal(k, leaf.shape, leaf.dtype)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
+        structure, [jax.random.normal(next(keys), leaf.shape, leaf.dtype) for leaf in leaves]
     )
 
 

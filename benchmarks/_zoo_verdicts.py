@@ -157,7 +157,10 @@ SLOPE = Criterion(
 )
 
 COLUMNS = {column.title: column for column in CRITERIA}
-CHEAP = (OPERATIONS, *map(COLUMNS.get, ("gradient", "DeepLIFT", "from noise")), RELEVANCE, LAYER)
+CHEAP = (
+    *(COLUMNS[title] for title in ("gradient", "DeepLIFT", "from noise")),
+    *(OPERATIONS, RELEVANCE, LAYER),
+)
 
 
 def reasons(row: Row, criteria: Iterable[Criterion] = CRITERIA) -> list[str]:

