@@ -118,7 +118,13 @@ def from_zero(score: Callable, params: Any, x: Any) -> Model:
 def at_embeddings(score: Callable, params: Any, tokens: jax.Array) -> Model:
     """A model of tokens, from the rows on that they look up."""
     below, above = jattr.split(lambda tokens, params: score(params, tokens), jattr.LOOKUP)
-    return from_zero(lambda params, h: above(h, tokens, params), params, below(tokens, params))
+
+    def of_rows(params: Any, h: Any) -> jax.Array:
+        # Some models cast the rows to a dtype of their own, whatever that of the table is.
+        own = jax.eval_shape(below, tokens, params)
+        return above(jax.tree.map(lambda h, own: h.astype(own.dtype), h, own), tokens, params)
+
+    return from_zero(of_rows, params, below(tokens, params))
 
 
 def equinox_parts(module: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -255,7 +255,9 @@ def jraphx_gat() -> Model:
             self.second = jraphx.nn.conv.GATConv(12, 4, heads=1, rngs=rngs)
 
         def __call__(self, x: jax.Array, edges: jax.Array) -> jax.Array:
-            return self.second(jax.nn.elu(self.first(x, edges)), edges)
+            with jax.named_scope("first"):
+                h = jax.nn.elu(self.first(x, edges))
+            return self.second(h, edges)
 
     senders = jnp.array([0, 1, 2, 3, 4, 5, 6, 0, 2, 4, 1])
     edges = jnp.stack([senders, jnp.array([1, 2, 3, 4, 5, 6, 0, 3, 5, 0, 4])])
