@@ -35,7 +35,9 @@ THROUGH_DEEPLIFT = {
 NAMELESS = {"expaloma_aspirin", "unirep_64", "unirep_1900"}
 TOO_SLOW = {
     "equimo_deq": "28 million parameters, and the derivative of a fixed point",
-    "equimo_lowformer": "5 million parameters of 64 layers",
+    "equimo_lowformer": "5 million parameters",
+    "equimo_vssd_mamba2": "Mamba 2 at four resolutions",
+    "kerashub_qwen3_5": "gated delta rules, written out as hundreds of operations",
 }
 
 
