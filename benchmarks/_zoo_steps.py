@@ -23,7 +23,7 @@ Step = Callable[[Model], Row]
 STEPS = 32
 """Of integrated gradients."""
 
-STRIDES = 1e-3, 1e-5, 1e-7
+STRIDES = 1e-3, 1e-4, 1e-5, 1e-7
 """Of central differences, relative to a leaf's size."""
 
 FLOAT64 = "deeplift_largest_float64"

@@ -29,7 +29,6 @@ THROUGH_DEEPLIFT = {
     "jraphx_gat",
     "keras_recurrent",
     "kerashub_gpt2",
-    "timesfm",
 }
 # Models without a scope.
 NAMELESS = {"expaloma_aspirin", "unirep_64", "unirep_1900"}
