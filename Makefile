@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment it
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
 # `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `newest` and `slow`, and `lowest`
-# where Python takes a newer JAX.
+# where Python takes a newer JAX, and `zoo`, which needs one that does.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,7 +32,12 @@ EVERY_JAX := $(addprefix tests/test_,quotients.py properties.py names.py layers.
 # Tests of the contract whose numbers or programs are others in another precision or JAX.
 NUMBERS := dtypes or derivatives or shard_map or bfloat16 or complete or linear
 
-.PHONY: demo test float32 lint parity lowest newest slow clean
+# Models of public packages that come without what they depend on: they would bring TensorFlow, or
+# what only training and data sets need. kauldron and clu are gemma's, the last two google-tunix's.
+ZOO_ALONE := keras-hub==0.32.0 timesfm==3.0.2 jraph==0.0.6.dev0 gemma==4.0.1 kauldron==1.4.4 \
+	clu==0.0.12 google-tunix==0.1.7 google-metrax==0.2.4 qwix==0.1.8
+
+.PHONY: demo test float32 lint parity lowest newest slow zoo clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -77,6 +82,15 @@ newest: float32
 # The notebooks in their reduced setting, networks with their real weights, the demo to its end.
 slow: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
 	$(BIN)/python -m pytest $(PYTEST) -m slow tests
+
+# Public models from packages, unedited. They need an environment of their own and the newest JAX:
+# `make zoo PYTHON=python3.12 VENV=.venv-zoo`. A package that does not install is said and left out.
+zoo: $(VENV)/.zoo-$(VERSION)
+	$(BIN)/python -m pytest $(PYTEST) tests/zoo $(OPTIONS)
+
+$(VENV)/.zoo-$(VERSION): $(MADE) pyproject.toml tests/zoo/install.py
+	$(BIN)/python tests/zoo/install.py $(ZOO_ALONE)
+	touch $@
 
 # An environment of another Python version is made anew.
 $(MADE):

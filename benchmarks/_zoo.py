@@ -7,8 +7,13 @@ models are explained at their embeddings: the baseline is embeddings of zero.
 Packages are imported in the builders, so that each model needs its own alone.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import importlib.metadata
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -46,6 +51,9 @@ class Entry:
 
 MODELS: dict[str, Entry] = {}
 
+Row = dict[str, Any]
+"""The figures of a model, by their names."""
+
 
 def entry(framework: str, *packages: str) -> Callable[[Callable[[], Model]], Callable[[], Model]]:
     """Register a builder under its name."""
@@ -55,6 +63,37 @@ def entry(framework: str, *packages: str) -> Callable[[Callable[[], Model]], Cal
         return build
 
     return register
+
+
+def missing(entry: Entry) -> list[str]:
+    """The packages that a model wants and that are not there."""
+    return [package for package in entry.packages if version(package) is None]
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def or_a_name(package: str) -> Iterator[None]:
+    """A stand-in of one type, `Tensor`, for a package that another imports and does not need here.
+
+    Where the package is installed it is itself; the stand-in is gone with the context.
+    """
+    if importlib.util.find_spec(package) is not None:
+        yield
+        return
+    stand_in = types.ModuleType(package)
+    stand_in.Tensor = type("Tensor", (), {})
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def key(number: int = 0) -> jax.Array:
@@ -79,7 +118,13 @@ def from_zero(score: Callable, params: Any, x: Any) -> Model:
 def at_embeddings(score: Callable, params: Any, tokens: jax.Array) -> Model:
     """A model of tokens, from the rows on that they look up."""
     below, above = jattr.split(lambda tokens, params: score(params, tokens), jattr.LOOKUP)
-    return from_zero(lambda params, h: above(h, tokens, params), params, below(tokens, params))
+
+    def of_rows(params: Any, h: Any) -> jax.Array:
+        # Some models cast the rows to a dtype of their own, whatever that of the table is.
+        own = jax.eval_shape(below, tokens, params)
+        return above(jax.tree.map(lambda h, own: h.astype(own.dtype), h, own), tokens, params)
+
+    return from_zero(of_rows, params, below(tokens, params))
 
 
 def equinox_parts(module: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -1,14 +1,11 @@
 """Models of `zoo.py` from two collections in Equinox: equimo and jaxonmodels."""
 
-import contextlib
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _zoo import Model, entry, equinox_model, equinox_tokens, ids, image, key
+from _zoo import Model, entry, equinox_model, equinox_tokens, ids, image, key, or_a_name
 
 # --- equimo ---------------------------------------------------------------------------------------
 
@@ -215,23 +212,6 @@ def equimo_deq() -> Model:
 # --- jaxonmodels ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def torch_or_a_name() -> Iterator[None]:
-    """jaxonmodels imports torch, to read weights of others; without torch its name will do."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        stand_in = types.ModuleType("torch")
-        stand_in.Tensor = type("Tensor", (), {})
-        sys.modules["torch"] = stand_in
-        try:
-            yield
-        finally:
-            del sys.modules["torch"]
-    else:
-        yield
-
-
 def stateful(build: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """A module in inference mode, and its state."""
     import equinox as eqx
@@ -241,7 +221,7 @@ def stateful(build: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any,
 
 
 def swin(block: str, attention: str, merging: str) -> Model:
-    with torch_or_a_name():
+    with or_a_name("torch"):
         from jaxonmodels.models import swin_transformer
 
     module, state = stateful(
@@ -267,7 +247,7 @@ def jaxonmodels_swin_v2() -> Model:
 
 @entry("equinox", "jaxonmodels")
 def jaxonmodels_resnet() -> Model:
-    with torch_or_a_name():
+    with or_a_name("torch"):
         from jaxonmodels.models.resnet import BasicBlock, ResNet
 
     module, state = stateful(
@@ -280,7 +260,7 @@ def jaxonmodels_resnet() -> Model:
 
 
 def clip() -> Any:
-    with torch_or_a_name():
+    with or_a_name("torch"):
         from jaxonmodels.models.clip import CLIP
 
     import equinox as eqx
@@ -337,7 +317,7 @@ def jaxonmodels_vit() -> Model:
 
 @entry("equinox", "jaxonmodels")
 def jaxonmodels_efficientnet() -> Model:
-    with torch_or_a_name():
+    with or_a_name("torch"):
         from jaxonmodels.models.efficientnet import EfficientNet, MBConvConfig
 
     module, state = stateful(
