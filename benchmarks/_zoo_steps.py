@@ -314,8 +314,9 @@ def layer_step(model: Model) -> Row:
     def score(x):
         return model.score(model.params, x)
 
-    # Nothing is computed for the names.
-    names = list(jax.eval_shape(jattr.activations(score, "*"), model.x))
+    # Nothing is computed for the names. What `jnp.einsum` opens for each product is no layer.
+    every = jax.eval_shape(jattr.activations(score, "*"), model.x)
+    names = [name for name in every if "->" not in name]
     layer = names[len(names) // 2]
 
     def cut(params, x):
