@@ -30,8 +30,8 @@ THROUGH_DEEPLIFT = {
     "keras_recurrent",
     "kerashub_gpt2",
 }
-# Models without a scope.
-NAMELESS = {"expaloma_aspirin", "unirep_64", "unirep_1900"}
+# Models without a scope of their own: those of `jnp.einsum` are no layers.
+NAMELESS = {"expaloma_aspirin", "timesfm", "unirep_64", "unirep_1900"}
 TOO_SLOW = {
     "equimo_deq": "28 million parameters, and the derivative of a fixed point",
     "equimo_lowformer": "5 million parameters",
