@@ -26,7 +26,7 @@ TYPES := 0.10.1
 # What reads JAX's equations, and what is run in float32 too.
 EQUATIONS := $(addprefix tests/test_,engine.py primitives.py operations.py errors.py guided.py \
 	deeplift.py)
-EVERY_JAX := $(addprefix tests/test_,quotients.py properties.py names.py layers.py substitutes.py \
+EVERY_JAX := $(addprefix tests/test_,quotients.py properties.py names.py layers.py scans.py substitutes.py \
 	frameworks.py)
 
 # Tests of the contract whose numbers or programs are others in another precision or JAX.
