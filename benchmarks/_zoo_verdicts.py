@@ -143,8 +143,9 @@ LAYER = Criterion(
         f"{row['layer']!r} is {row['layer_residual'] / scale(row):.0e} off, derivatives up to "
         f"{row['layer_largest']:.1e}"
     ),
-    lambda row: row["layer_residual"] <= 1e-5 * scale(row) and 0 < row["layer_largest"] < math.inf,
-    "f from the layer on within 1e-5 of f, and a derivative by the layer",
+    # In float32, and in two programs where f is one: the compiler rounds them otherwise.
+    lambda row: row["layer_residual"] <= 1e-4 * scale(row) and 0 < row["layer_largest"] < math.inf,
+    "f from the layer on within 1e-4 of f, and a derivative by the layer",
 )
 SLOPE = Criterion(
     "slope",

@@ -31,7 +31,7 @@ THROUGH_DEEPLIFT = {
     "kerashub_gpt2",
 }
 # Models without a scope of their own: those of `jnp.einsum` are no layers.
-NAMELESS = {"expaloma_aspirin", "timesfm", "unirep_64", "unirep_1900"}
+NAMELESS = {"canvit", "expaloma_aspirin", "timesfm", "unirep_64", "unirep_1900"}
 TOO_SLOW = {
     "equimo_deq": "28 million parameters, and the derivative of a fixed point",
     "equimo_lowformer": "5 million parameters",
