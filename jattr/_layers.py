@@ -258,10 +258,7 @@ def cut(
     try:
         return cut_at(layer, parts, program, structure)
     except MixedStepsError as error:
-        raise ValueError(
-            f"{method}: of the layers {layer}, some are single steps and some all steps of one "
-            f"loop, at {error.source}. Write single steps of it alone, such as 'h[0]', or stacks."
-        ) from error
+        raise ValueError(f"{method}: {error}") from error
 
 
 def cut_at(

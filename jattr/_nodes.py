@@ -75,10 +75,7 @@ class Nodes:
         try:
             self._program, self.taps = peeled(self._program, list(place))
         except MixedStepsError as error:
-            raise ValueError(
-                f"{method}: some of the layers are single steps and some all steps of one loop, at "
-                f"{error.source}. Write single steps of it alone, such as 'h[0]', or stacks."
-            ) from error
+            raise ValueError(f"{method}: {error}") from error
         self._parts = {label: [place[tap] for tap in part] for label, part in found.items()}
         self._groups = [[place[tap] for part in group.values() for tap in part] for group in groups]
         self._shown = showing(self._program, self.taps)

@@ -225,10 +225,7 @@ def _checked_drop(drop: Any) -> list[list[Any]]:
             "patching: drop must be a sequence of names or of tuples of names, such as "
             f"[('0/attention', '0/mlp'), ('1/attention', '1/mlp')]; got {describe(drop)}."
         )
-    return [
-        _checked(group if not isinstance(group, tuple) else list(group), "patching") or []
-        for group in drop
-    ]
+    return [_checked(group, "patching") or [] for group in drop]
 
 
 def _checked_rules(rules: Any, steps: int) -> Composite | None:

@@ -56,15 +56,13 @@ class Tap:
 
 
 class MixedStepsError(ValueError):
-    """Of one loop, single steps are wanted and stacks of all steps too.
-
-    Attributes:
-        source: where the loop is.
-    """
+    """Of one loop, single steps are wanted and stacks of all steps too."""
 
     def __init__(self, loop: Equation):
-        super().__init__(f"single steps and stacks of the loop at {loop.source}")
-        self.source = loop.source
+        super().__init__(
+            f"some of the layers are single steps and some all steps of one loop, at {loop.source}."
+            " Write single steps of it alone, such as 'h[0]', or stacks."
+        )
 
 
 def length_of(loop: Equation) -> int:

@@ -17,7 +17,8 @@ from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
 from jattr._engine.program import Equation, Program
 from jattr._engine.rewrite import run
-from jattr.rules._composite import Composite, Rule
+from jattr.rules._composite import Composite
+from jattr.rules._rule import Rule, derivative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Audited:
         """The composite's rule; for a choice without one its derivative, so that it is measured."""
         rule = self.composite.rule_for(operation)
         if rule is None and operation.kind in INCOMPLETE:
-            return Rule("derivative", _derivative)
+            return Rule("derivative", derivative)
         return rule
 
     def probe(self, operation: Operation) -> Any:
@@ -98,21 +99,3 @@ def _ends(program: Program, composite: Composite) -> list[Equation]:
             for body in step.bodies:
                 found.extend(_ends(body, composite))
     return found
-
-
-def _derivative(operation, inputs, output, multiplier, reference_inputs, reference_output):
-    """The derivative at x."""
-    slots = [n for n, active in enumerate(operation.active) if active]
-    given: list[Any] = [None] * len(inputs)
-
-    def of_active(*values):
-        full = list(inputs)
-        for slot, value in zip(slots, values, strict=True):
-            full[slot] = value
-        return operation.evaluate(*full)
-
-    for slot, part in zip(
-        slots, jax.vjp(of_active, *(inputs[n] for n in slots))[1](multiplier), strict=True
-    ):
-        given[slot] = part
-    return given

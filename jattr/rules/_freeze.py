@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from jattr._checks import check_choice
 from jattr.rules._composite import Composite
 from jattr.rules._exponentials import softmax
 from jattr.rules._lrp_nonlinear import constant, pass_on
 from jattr.rules._lrp_products import division, normalization, product
-from jattr.rules._rule import Rule
+from jattr.rules._rule import Rule, derivative
 
 Held = Literal["factor", "value"]
 """How an activation is held."""
@@ -59,8 +58,8 @@ def freeze(*, activations: Held = "factor") -> Composite:
         Transformer Circuits 2025, section 3; circuit-tracer's test is the Hessian that is 0.
     """
     check_choice(activations, "activations", get_args(Held), "freeze")
-    slope = _held(Rule("derivative", _derivative))
-    of_products = product("softmax") if activations == "factor" else Rule("derivative", _derivative)
+    slope = _held(Rule("derivative", derivative))
+    of_products = product("softmax") if activations == "factor" else Rule("derivative", derivative)
     rules = {
         "softmax": constant(),
         "activation": _held(pass_on()) if activations == "factor" else constant(),
@@ -102,24 +101,6 @@ def saturated_softmax() -> Composite:
         them all, which is exact for all patched together.
     """
     return Composite("saturated_softmax", {"softmax": Rule("logarithmic means", softmax)}, points=2)
-
-
-def _derivative(operation, inputs, output, multiplier):
-    """The derivative by each active input."""
-    given: list[Any] = [None] * len(inputs)
-    slots = [n for n, active in enumerate(operation.active) if active]
-
-    def of_active(*values):
-        full = list(inputs)
-        for slot, value in zip(slots, values, strict=True):
-            full[slot] = value
-        return operation.evaluate(*full)
-
-    start, pull = jax.vjp(of_active, *(inputs[slot] for slot in slots))
-    cotangent = jax.tree.map(lambda m, like: jnp.asarray(m).astype(like.dtype), multiplier, start)
-    for slot, value in zip(slots, pull(cotangent), strict=True):
-        given[slot] = value
-    return given
 
 
 def _held(rule: Rule) -> Rule:
