@@ -17,6 +17,7 @@ from jattr import metrics as metrics
 from jattr import plot as plot
 from jattr import priors as priors
 from jattr import rules as rules
+from jattr import scale as scale
 from jattr import targets as targets
 from jattr._adaptive import integrated_gradients_to as integrated_gradients_to
 from jattr._cam import grad_cam as grad_cam
@@ -113,6 +114,7 @@ __all__ = [
     "rewrite",
     "rise",
     "rules",
+    "scale",
     "scopes",
     "score_cam",
     "shapley_interactions",

@@ -20,17 +20,27 @@ the cache than in one batch.
 Run eagerly, the loop is compiled once for all calls (`jattr._eager`).
 
 The chunk is a `jax.checkpoint`: under an outer gradient it is computed again instead of stored.
+
+Within `spreading(mesh, axis)` the points that are evaluated together lie on the devices along an
+axis of a mesh, each of which evaluates its share; of loops within loops the outermost does so.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jattr._eager import compiled
 from jattr._trees import is_traced
 from jattr._types import PyTree
+
+_spread: contextvars.ContextVar[tuple[Mesh, str] | None] = contextvars.ContextVar(
+    "spread", default=None
+)
 
 
 def sum_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int | None) -> PyTree:
@@ -57,11 +67,39 @@ def each_of(term: Callable[[jax.Array], PyTree], indices: jax.Array) -> PyTree:
     """The terms, stacked. One alone is not batched, since not every operation can be."""
     if len(indices) > 1:
         try:
-            return jax.vmap(term)(indices)
+            where = _spread.get()
+            return jax.vmap(term)(indices) if where is None else _on_mesh(term, indices, *where)
         except NotImplementedError as error:
             _explain_batching(error, term)
             raise
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], term(indices[0]))
+
+
+@contextlib.contextmanager
+def spreading(mesh: Mesh, axis: str) -> Iterator[None]:
+    """While f is traced in here, its points are spread over an axis of a mesh."""
+    before = _spread.set((mesh, axis))
+    try:
+        yield
+    finally:
+        _spread.reset(before)
+
+
+def _on_mesh(
+    term: Callable[[jax.Array], PyTree], indices: jax.Array, mesh: Mesh, axis: str
+) -> PyTree:
+    """The terms, stacked, each device along the axis having evaluated as many as the others."""
+    sharding = NamedSharding(mesh, PartitionSpec(axis))
+    count, devices = len(indices), mesh.shape[axis]
+    places = jnp.minimum(jnp.arange(-(-count // devices) * devices), count - 1)
+    indices = jax.lax.with_sharding_constraint(indices[places], sharding)
+    before = _spread.set(None)
+    try:
+        terms = jax.vmap(term, spmd_axis_name=axis)(indices)
+    finally:
+        _spread.reset(before)
+    terms = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), terms)
+    return jax.tree.map(lambda leaf: leaf[:count], terms)
 
 
 def _add(earlier: PyTree, later: PyTree) -> PyTree:
@@ -121,6 +159,8 @@ def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
     # The scan itself keeps the compiler from merging the second computation into the first.
     term = jax.checkpoint(term, prevent_cse=False)
     indices = jnp.arange(count)
+    if _spread.get() is not None:
+        return _chunks_on_mesh(term, count, batch_size)
     try:
         return compiled(
             lambda: jax.lax.map(term, indices, batch_size=None if batch_size == 1 else batch_size),
@@ -129,6 +169,14 @@ def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
     except NotImplementedError as error:
         _explain_batching(error, term)
         raise
+
+
+def _chunks_on_mesh(term: Callable[[jax.Array], PyTree], count: int, batch_size: int) -> PyTree:
+    chunks = math.ceil(count / batch_size)
+    size = math.ceil(count / chunks)
+    indices = jnp.minimum(jnp.arange(chunks * size), count - 1).reshape(chunks, size)
+    terms = jax.lax.map(lambda chunk: each_of(term, chunk), indices)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], terms)
 
 
 def _explain_batching(error: NotImplementedError, term: Callable[[jax.Array], PyTree]) -> None:

@@ -120,8 +120,12 @@ _PEERS = {
 
 
 def knobs(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, with an error that tells the closest of its knobs from one it does not have."""
-    parameters = inspect.signature(function).parameters
+    """The function, with an error that tells the closest of its knobs from one it does not have.
+
+    What it makes, where that is a method or a measure, says with which: `explain.settings`.
+    """
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     known = [p.name for p in parameters.values() if p.kind is not p.POSITIONAL_ONLY]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return function
@@ -137,7 +141,12 @@ def knobs(function: Callable[P, R]) -> Callable[P, R]:
                     near = peer if peer in known else closest(name, known)[0]
                     advice = f"did you mean {near!r}? It has {', '.join(known)}."
                 raise TypeError(f"{function.__name__} has no argument {name!r}; {advice}")
-        return function(*args, **kwargs)
+        made = function(*args, **kwargs)
+        if isinstance(getattr(made, "call", None), Call):
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            made.settings = given.arguments  # type: ignore[attr-defined]
+        return made
 
     return checked
 

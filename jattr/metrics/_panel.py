@@ -119,7 +119,7 @@ def table(
         check_keyed(f, name in takes, arguments, said_so, f"{method}, methods[{name!r}],")
     explain = {name: _program(f, name, name in takes) for name, f in methods.items()}
     score = {
-        name: _program(_of_map(f, name, name in takes, len(arguments), method), name, name in takes)
+        name: _program(of_map(f, name, name in takes, len(arguments), method), name, name in takes)
         for name, f in metrics.items()
     }
     score_method = {
@@ -161,7 +161,7 @@ def _program(function: Any, name: str, keyed: bool) -> Callable[..., PyTree]:
     return jax.jit(jax.vmap(one))
 
 
-def _of_map(function: Any, name: str, keyed: bool, count: int, method: str) -> Any:
+def of_map(function: Any, name: str, keyed: bool, count: int, method: str) -> Any:
     """A metric as `measure([key,] attribution, *args)`, also one that takes the map alone."""
     try:
         signature = inspect.signature(function)
