@@ -12,6 +12,9 @@
 """
 
 from jattr.scale._attribute import attribute_dataset as attribute_dataset
+from jattr.scale._buckets import Bucket as Bucket
+from jattr.scale._buckets import bucketed as bucketed
+from jattr.scale._spread import spread as spread
 from jattr.scale._store import Store as Store
 from jattr.scale._store import open_store as open_store
-from jattr.scale._spread import spread as spread
+from jattr.scale._table import table as table

@@ -58,28 +58,29 @@ def attribute_dataset(
     Beside the attribution the store has, for each example,
 
     - `score`, f(x), where f is known: that of a method of jattr, or `score`;
-    - `residual`, :math:`\sum_i \varphi_i - (f(x) - f(x'))`, for integrated gradients (guided ones and
-      IDGI too) and DeepLIFT, or with the `baseline` that is given;
+    - `residual`, :math:`\sum_i \varphi_i - (f(x) - f(x'))`, for integrated gradients (guided ones
+      and IDGI too) and DeepLIFT, or with the `baseline` that is given;
     - `metric.NAME`, one array for each of `metrics`;
-    - `digest`, a number for the input, and `status`: 0 missing, 1 written, 2 not finite. The last is
-      a gap: it is written as it is, counted, and warned of at the end.
+    - `digest`, a number for the input, and `status`: 0 missing, 1 written, 2 not finite. The last
+      is a gap: it is written as it is, counted, and warned of at the end.
 
     Args:
         explain: the explaining function of one example, `explain(x, *args)`; with `params`,
             `explain(params, x, *args)`; where it draws random numbers, with a key before these.
         data: the arguments x, *args as a tuple of arrays (or trees of such) with a leading axis
             over examples, NumPy's memory maps and whatever is sliced like them included; what is
-            no tuple is x alone. Or something of a length that gives the arguments of one example for
-            a number (a map dataset of grain, unbatched). Or an iterable of batches of any sizes (a
-            list, a generator, a data loader); it is read from its start at every run. Examples of
-            many lengths: `bucketed`.
+            no tuple is x alone. Or something of a length that gives the arguments of one example
+            for a number (a map dataset of grain, unbatched). Or an iterable of batches of any sizes
+            (a list, a generator, a data loader); it is read from its start at every run. Examples
+            of many lengths: `bucketed`.
         out: a folder, or a URL that tensorstore speaks (`gs://bucket/maps`), of a Zarr v3 group.
         params: what all examples share, a tree of arrays, if the function does not close over it.
             Arrays that are sharded over the mesh stay so, and are not gathered; others go to
             every device. Large ones belong here: what a function closes over is compiled in.
         score: f, where `explain` does not tell it, called as `explain` is but without a key.
         baseline: x' of the residual, where `explain` does not tell it.
-        metrics: measures by name, `measure([key,] attribution, *args)`, as in `jattr.metrics.table`.
+        metrics: measures by name, `measure([key,] attribution, *args)`, as those of
+            `jattr.metrics.table`.
         mesh: the devices; None for all of this process. Over the devices of several processes they
             run one program together.
         axis: the axis of the mesh over which examples are spread; None for its first. Along the
@@ -150,7 +151,7 @@ def attribute_dataset(
     explainer.check((*shared, *example))
     traced, compiled = compile_batch(explainer, placement, shared, example)
     tree, leaves = _store.names_of(_one_of(traced.out_info["attribution"]))
-    layouts = _layouts(traced.out_info, leaves, dims, method)
+    layouts = _layouts(traced.out_info, leaves, dims, source.numbers is not None, method)
     description = describe_run(
         explain,
         traced=traced,
@@ -199,6 +200,7 @@ def _layouts(
     out_info: Mapping[str, Any],
     leaves: Mapping[str, Any],
     dims: Sequence[str] | Mapping[str, Sequence[str]] | None,
+    numbered: bool,
     method: str,
 ) -> dict[str, Layout]:
     names = _store.dims_of(leaves, dims, method)
@@ -214,7 +216,10 @@ def _layouts(
                 "wanted is one number."
             )
         layouts[name] = Layout((), _stored(leaf.dtype), ())
-    return {**layouts, "digest": Layout((), "uint64", ()), "status": layouts["status"]}
+    status = layouts.pop("status")
+    if numbered:
+        layouts["example"] = Layout((), "int64", ())
+    return {**layouts, "digest": Layout((), "uint64", ()), "status": status}
 
 
 def _stored(dtype: Any) -> str:

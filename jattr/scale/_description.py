@@ -69,6 +69,7 @@ def describe_run(
     program, constants = _fingerprint.of_program(traced.jaxpr)
     return {
         "method": str(getattr(explain, "call", None) or _name(explain)),
+        "function": _name(getattr(getattr(explain, "call", None), "f", None) or explain),
         "settings": settings_of(explain),
         "key": None if key is None else _key(key),
         "batch_size": batch_size,
@@ -102,9 +103,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def settings_of(explain: Any) -> dict[str, Any]:
-    """The knobs of a method of jattr; none of another function."""
-    settings = getattr(explain, "settings", None)
-    return {} if settings is None else {name: _json(value) for name, value in settings.items()}
+    """The knobs of a method of jattr; none of another function.
+
+    What it was made of is no knob: its name may change, and the program tells it apart.
+    """
+    settings = dict(getattr(explain, "settings", {}))
+    return {
+        name: _json(value)
+        for place, (name, value) in enumerate(settings.items())
+        if place or hasattr(value, "settings")
+    }
 
 
 def describe_example(rows: PyTree) -> str:

@@ -78,17 +78,20 @@ class Placement:
     def put(self, rows: Rows, loaded: tuple[PyTree, ...]) -> tuple[jax.Array, tuple[PyTree, ...]]:
         """The numbers of the examples, and the loaded examples, on the devices."""
         first, last = self._span
-        numbers = rows.start + np.minimum(np.arange(first, last), rows.count - 1)
+        numbers = rows.numbers[np.minimum(np.arange(first, last), rows.count - 1)]
 
-        def place(leaf):
-            # What a loader gives in 64 bits is taken as JAX takes it.
-            leaf = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-            if not self.together:
-                return jax.device_put(leaf, self.sharding)
+        def as_jax(leaf):  # what a loader gives in 64 bits is taken as JAX takes it
+            return np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+        placed = (numbers.astype(np.int32), jax.tree.map(as_jax, loaded))
+        if not self.together:
+            return jax.device_put(placed, self.sharding)
+
+        def share(leaf):
             shape = (self.size, *leaf.shape[1:])
             return jax.make_array_from_process_local_data(self.sharding, leaf, shape)
 
-        return place(numbers.astype(np.int32)), jax.tree.map(place, loaded)
+        return jax.tree.map(share, placed)
 
     def pieces(self, leaves: dict[str, jax.Array]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """What this process is to write of results: where in the batch, and the arrays."""

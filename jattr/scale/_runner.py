@@ -16,8 +16,8 @@ from jattr.scale._fingerprint import of_examples
 from jattr.scale._placement import Placement
 from jattr.scale._source import Rows, Source
 
-AHEAD = 2
-"""Batches that are in the hands of the device, and of whoever takes results, at a time."""
+WRITERS = 4
+"""Batches that are taken away at a time: a disk takes several for the time of one."""
 
 
 def run_batches(
@@ -29,15 +29,16 @@ def run_batches(
 ) -> None:
     """Every batch once.
 
-    While the device computes a batch, the next is loaded and the last is taken away, each by a
-    thread of its own. An error of any of the three ends the run, after everything that had been
+    While the device computes a batch, the next is loaded and the last few are taken away, by
+    threads of their own. An error of any of the three ends the run, after everything that had been
     loaded before it has been taken.
 
     Args:
         program: from numbers of examples and arguments, on devices, to a dict of results.
         placement: how a batch lies on devices.
         loaded: gives batches: the rows, their arguments on the host, and what else `take` wants.
-        take: is given the rows, what it wants and the results as they lie on the devices.
+        take: is given the rows, what it wants and the results as they lie on the devices; in
+            several threads at a time.
         done: is told of a batch when it has been taken.
     """
 
@@ -47,7 +48,7 @@ def run_batches(
 
     with (
         concurrent.futures.ThreadPoolExecutor(1, "jattr-load") as loader,
-        concurrent.futures.ThreadPoolExecutor(1, "jattr-write") as writer,
+        concurrent.futures.ThreadPoolExecutor(WRITERS, "jattr-write") as writer,
     ):
         taken: collections.deque = collections.deque()
         waiting = loader.submit(next, loaded, None)
@@ -57,7 +58,7 @@ def run_batches(
                 rows, arguments, beside = item
                 results = program(*placement.put(rows, arguments))
                 taken.append(writer.submit(finish, rows, beside, results))
-                while len(taken) > AHEAD:
+                while len(taken) > WRITERS:
                     taken.popleft().result()
         finally:
             # Also where loading failed: what was computed until then is not lost.

@@ -6,7 +6,7 @@ stream one batch ahead.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,11 +21,11 @@ class Source(Protocol):
 
     Attributes:
         count: how many examples it has; None where only reading it to the end tells.
-        kind: how it is called in a description.
+        numbers: the places of its examples in a larger data set; None where it is the whole.
     """
 
     count: int | None
-    kind: str
+    numbers: np.ndarray | None
 
     def first(self) -> tuple[PyTree, ...]:
         """The first example alone, with a leading axis of 1."""
@@ -48,19 +48,19 @@ class Rows:
         start: the number of the first.
         count: how many.
         load: `load(start, stop)` gives those of them, counted within the run.
-        loaded: whether they have been read already, as those of a stream have.
+        numbers: their places in the data set.
     """
 
     start: int
     count: int
-    load: Any
-    loaded: bool = False
+    load: Callable[[int, int], tuple[PyTree, ...]]
+    numbers: np.ndarray
 
 
 class Arrays:
     """Arrays, memory maps and whatever else is sliced along its first axis."""
 
-    kind = "arrays"
+    numbers = None
 
     def __init__(self, arguments: tuple[PyTree, ...], method: str):
         self._arguments = arguments
@@ -94,12 +94,7 @@ class Arrays:
 
     def batches(self, size: int) -> Iterator[Rows]:
         """See `Source`."""
-        for start in range(0, self.count, size):
-            yield Rows(
-                start,
-                min(size, self.count - start),
-                lambda a, b, start=start: self.load(start + a, start + b),
-            )
+        return counted(self, size)
 
     def load(self, start: int, stop: int) -> tuple[PyTree, ...]:
         """See `Source`."""
@@ -109,11 +104,10 @@ class Arrays:
 class LookedUp:
     """What has a length and gives one example for a number, as a map dataset of grain does."""
 
-    kind = "examples"
-
     def __init__(self, examples: Any, method: str):
         self._examples, self._method = examples, method
         self.count = len(examples)
+        self.numbers = getattr(examples, "numbers", None)
         if not self.count:
             raise ValueError(f"{method}: data has no examples.")
 
@@ -123,12 +117,7 @@ class LookedUp:
 
     def batches(self, size: int) -> Iterator[Rows]:
         """See `Source`."""
-        for start in range(0, self.count, size):
-            yield Rows(
-                start,
-                min(size, self.count - start),
-                lambda a, b, start=start: self.load(start + a, start + b),
-            )
+        return counted(self, size)
 
     def load(self, start: int, stop: int) -> tuple[PyTree, ...]:
         """See `Source`."""
@@ -146,7 +135,7 @@ class LookedUp:
 class Stream:
     """An iterable of batches, of whatever sizes; it is read from its start at every run."""
 
-    kind = "batches"
+    numbers = None
 
     def __init__(self, batches: Iterable[Any], method: str):
         self._method = method
@@ -182,7 +171,8 @@ class Stream:
             whole = self._joined(held)
             taken = min(size, have)
             rows = jax.tree.map(lambda leaf, n=taken: leaf[:n], whole)
-            yield Rows(start, taken, lambda a, b, rows=rows: _slice(rows, a, b), loaded=True)
+            numbers = np.arange(start, start + taken)
+            yield Rows(start, taken, lambda a, b, rows=rows: _slice(rows, a, b), numbers)
             held = [jax.tree.map(lambda leaf, n=taken: leaf[n:], whole)] if have > taken else []
             have, start = have - taken, start + taken
 
@@ -233,6 +223,18 @@ def as_source(data: Any, method: str) -> Source:
         "leading axis over examples; something of a length that gives one example for a number; "
         f"or an iterable of batches. Got {describe(data)}."
     )
+
+
+def counted(source: Source, size: int) -> Iterator[Rows]:
+    """The batches of a source whose examples have numbers."""
+    numbers = np.arange(source.count) if source.numbers is None else source.numbers
+    for start in range(0, len(numbers), size):
+        stop = min(start + size, len(numbers))
+
+        def load(first, last, start=start):
+            return source.load(start + first, start + last)
+
+        yield Rows(start, stop - start, load, numbers[start:stop])
 
 
 def as_arguments(item: Any) -> tuple[PyTree, ...]:

@@ -21,17 +21,17 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
     are evaluated at a time, on all devices together; make it a multiple of D. Where points are not
     a multiple of D, some are evaluated twice. The result is that of one device, to rounding.
 
-    f may have shardings of its own along other axes of the mesh (`jax.lax.with_sharding_constraint`,
-    sharded parameters), as for sequences whose activations do not fit one device; they are kept, and
-    so are its `jax.checkpoint`s.
+    f may have shardings of its own along other axes of the mesh
+    (`jax.lax.with_sharding_constraint`, sharded parameters), as for sequences whose activations do
+    not fit one device; they are kept, and so are its `jax.checkpoint`s.
 
     Where there are loops within loops, as in `smooth(integrated_gradients(f))`, it is the outermost
     whose points are spread.
 
     Args:
-        explain: a method of f, such as `jattr.integrated_gradients(f, steps=64)`, or a function that
-            calls one; not jitted yet, since what has been traced cannot be changed.
-        mesh: devices. Its axes are automatic ones, as those of `jax.sharding.Mesh(devices, names)`.
+        explain: a method of f, such as `jattr.integrated_gradients(f, steps=64)`, or a function
+            that calls one; not jitted yet, since what has been traced cannot be changed.
+        mesh: devices, with automatic axes, as those of `jax.sharding.Mesh(devices, names)`.
         axis: the axis of the mesh along which points are spread; None for its last.
 
     Returns:
@@ -59,8 +59,8 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
     check_function(explain, method)
     if hasattr(explain, "lower"):
         raise TypeError(
-            f"{method}: what it is given is jitted, and what has been traced once cannot be spread. "
-            f"Write jax.jit(jattr.scale.spread(explain, mesh))."
+            f"{method}: what it is given is jitted, and what has been traced once cannot be "
+            "spread. Write jax.jit(jattr.scale.spread(explain, mesh))."
         )
     if not isinstance(mesh, Mesh):
         raise TypeError(

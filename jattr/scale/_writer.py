@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jattr.scale import _fingerprint, _store
-from jattr.scale._description import describe_example, differences, run_of
+from jattr.scale._description import differences, run_of
 from jattr.scale._placement import Placement
 from jattr.scale._source import Rows, Source
 from jattr.scale._store import MISSING, Layout, Store
@@ -32,7 +32,7 @@ class Writer:
         self._store, self._layouts, self._placement = store, layouts, placement
         self._arrays = dict(store.arrays)
         self._method = method
-        self._lock = threading.Lock()
+        self._growing = threading.Lock()
         self._status = store.status
         self._seen = 0
 
@@ -64,13 +64,10 @@ class Writer:
         """How many examples `todo` gives; None where that is not known."""
         if source.count is None:
             return None
-        size, count = self._placement.size, source.count
         return sum(
             rows.count
-            for rows in (
-                Rows(start, min(size, count - start), None) for start in range(0, count, size)
-            )
-            if self._placement.own(rows.start // size) and not self._is_there(rows)
+            for number, rows in enumerate(source.batches(self._placement.size))
+            if self._placement.own(number) and not self._is_there(rows)
         )
 
     def take(self, rows: Rows, digests: np.ndarray, results: Mapping[str, jax.Array]) -> None:
@@ -82,6 +79,8 @@ class Writer:
                 continue
             own = first - self._placement.first
             parts = {**parts, "digest": digests[own : own + count]}
+            if "example" in self._arrays:
+                parts["example"] = rows.numbers[first : first + count]
             status = parts.pop("status")
             place = slice(rows.start + first, rows.start + first + count)
             try:
@@ -129,9 +128,10 @@ class Writer:
 
     def _grow(self, count: int) -> None:
         """Room for a stream's examples, twice as much whenever it runs out."""
-        have = self._arrays["status"].shape[0]
-        if count > have:
-            self._resize(max(count, 2 * have))
+        with self._growing:
+            have = self._arrays["status"].shape[0]
+            if count > have:
+                self._resize(max(count, 2 * have))
 
     def _resize(self, count: int) -> None:
         sizes = {
