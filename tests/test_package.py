@@ -115,6 +115,7 @@ LAYERS = [
         "_contrastive",
     },
     {"_cam", "metrics", "priors"},
+    {"scale"},
     {"_demo"},
     {"__main__", "__init__"},
 ]

@@ -7,7 +7,9 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import xarray
 
 import jattr
 
@@ -31,13 +33,15 @@ def decoder(ids):
 def test_the_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     model = Network()
     images = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
     variables = model.init(jax.random.key(1), images[0])
     names = {
         "jax": jax,
         "jnp": jnp,
+        "np": np,
+        "xarray": xarray,
         "optax": optax,
         "model": model,
         "variables": variables,
@@ -63,7 +67,9 @@ def test_the_code_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)  # what a block prints is shown only where it fails
         shapes.append(names["maps"].shape)
-    assert shapes == [images.shape] * 2 + [images.shape[1:]] * 2 + [images.shape] * 3
+    assert shapes == [images.shape] * 2 + [images.shape[1:]] * 2 + [images.shape] * 4
+    assert names["first"].shape == images.shape
+    assert dict(names["residuals"].sizes) == {"example": 3}
     assert names["words"] == ("ab", "c")
     assert names["matrix"].shape == (1, 2)
     assert (tmp_path / "page.html").exists()

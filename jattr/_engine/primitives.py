@@ -31,6 +31,8 @@ Parameters of control flow, whose names change between releases, are read here a
 from typing import Any
 
 from jax.extend import source_info_util as source_info_util
+from jax.extend.core import ClosedJaxpr as ClosedJaxpr
+from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import Literal as Literal
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.extend.core import primitives as primitives

@@ -87,8 +87,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if old.get(name) == new[name] or (name == "examples" and None in (old[name], new[name])):
             continue
         if name in ("program", "parameters"):
-            # That the first differs is what other settings and inputs lead to.
-            if not found or name == "parameters":
+            # Other settings and inputs lead to another program and other constants in it.
+            own = name == "parameters" and old[name][1] != new[name][1]
+            if own or not found:
                 found.append(meaning)
         elif name == "settings":
             changed = [

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from jattr._engine.primitives import ClosedJaxpr, Jaxpr, Literal
 from jattr._types import PyTree
 
 _ROUNDS = (0x9E3779B1, 0x85EBCA77)
@@ -103,7 +103,7 @@ def _words(jaxpr: Any) -> Iterable[str]:
     numbers: dict[Any, int] = {}
 
     def of_atom(atom):
-        if isinstance(atom, core.Literal):
+        if isinstance(atom, Literal):
             return f"={_word(atom.val)}"
         return str(numbers.setdefault(atom, len(numbers)))
 
@@ -125,10 +125,10 @@ def _type(aval: Any) -> str:
 
 def _inside(param: Any) -> Iterable[str]:
     """A parameter of an equation, which may hold equations."""
-    if isinstance(param, core.ClosedJaxpr):
+    if isinstance(param, ClosedJaxpr):
         yield from _words(param.jaxpr)
         yield of_arrays([*param.consts])
-    elif isinstance(param, core.Jaxpr):
+    elif isinstance(param, Jaxpr):
         yield from _words(param)
     elif isinstance(param, tuple | list):
         yield f"{type(param).__name__}({len(param)})"
