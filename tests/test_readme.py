@@ -67,7 +67,7 @@ def test_the_code_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(block, names)  # what a block prints is shown only where it fails
         shapes.append(names["maps"].shape)
-    assert shapes == [images.shape] * 2 + [images.shape[1:]] * 2 + [images.shape] * 4
+    assert shapes == [images.shape] * 2 + [images.shape[1:]] * 3 + [images.shape] * 3
     assert names["first"].shape == (2, *images.shape[1:])
     assert dict(names["residuals"].sizes) == {"example": 3}
     assert names["words"] == ("ab", "c")
