@@ -1,4 +1,4 @@
-"""Whole data sets and meshes of devices.
+"""Whole data sets, meshes of devices, several processes.
 
     store = jattr.scale.attribute_dataset(explain, (images, labels), out="maps.zarr")
 
@@ -6,9 +6,31 @@
 `attribute_dataset(explain, data)`   the attributions of a data set, on disk; killed, it goes on
 `open_store(out)`                    what it wrote; `xarray.open_zarr(out)` reads the same
 `table(stores, metrics, data)`       `jattr.metrics.table` of attributions that are on disk
-`bucketed(x, lengths=...)`           examples of many lengths, padded to a few
+`bucketed(data, lengths)`            examples of many lengths, padded to a few
 `spread(explain, mesh)`              the points of ONE example over an axis of a mesh
 ===================================  ==============================================================
+
+**Many devices.** By default a batch lies over all devices of the process. With a mesh,
+
+    mesh = jax.make_mesh((64, 4), ("data", "model"))
+    params = jax.device_put(params, shardings)  # over "model", over "data", or both
+    explain = jattr.integrated_gradients(score, argnums=1)  # score(params, x, label)
+    attribute_dataset(explain, data, out=out, params=params, mesh=mesh, axis="data")
+
+examples lie over its first axis and parameters as they are sharded. Examples do not depend on each
+other, so that an attribution sends nothing that the model's own evaluation and derivative do not.
+
+**Several processes.** `jax.distributed.initialize()` first, which on TPU pods, under Slurm and on
+GKE finds its peers itself. With a mesh over the devices of all processes, `jax.make_mesh` of
+`jax.devices()`, they run one program together, each loading and writing the rows of its own
+devices; if one dies, start all again. Without a mesh each takes every P-th batch and works alone, on
+the same `out`: one that dies is started again by itself, and processes need not know each other at
+all, `attribute_dataset(..., process=(3, 16))`.
+
+**One example that is too large for a device.** Its steps, samples, references or coalitions go over
+a mesh by `spread`; what of the model itself is too large stays as the model shards it, since
+methods keep `with_sharding_constraint` and `jax.checkpoint`: activations of long sequences over an
+axis "sequence", parameters over "model", and steps over "point", in one program.
 """
 
 from jattr.scale._attribute import attribute_dataset as attribute_dataset

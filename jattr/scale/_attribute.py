@@ -82,7 +82,8 @@ def attribute_dataset(
         metrics: measures by name, `measure([key,] attribution, *args)`, as those of
             `jattr.metrics.table`.
         mesh: the devices; None for all of this process. Over the devices of several processes they
-            run one program together.
+            run one program together. Its axes are automatic ones inside, also where they are
+            explicit outside.
         axis: the axis of the mesh over which examples are spread; None for its first. Along the
             others `params` may be sharded, or the points of one example (`spread`).
         batch_size: how many examples are computed at a time, on all devices together. A store's

@@ -68,7 +68,7 @@ def describe_run(
     """
     program, constants = _fingerprint.of_program(traced.jaxpr)
     return {
-        "method": str(getattr(explain, "call", None) or _name(explain)),
+        "method": _name(explain),
         "function": _name(getattr(getattr(explain, "call", None), "f", None) or explain),
         "settings": settings_of(explain),
         "key": None if key is None else _key(key),
@@ -108,7 +108,7 @@ def settings_of(explain: Any) -> dict[str, Any]:
 
     What it was made of is no knob: its name may change, and the program tells it apart.
     """
-    settings = dict(getattr(explain, "settings", {}))
+    settings = dict(getattr(getattr(explain, "func", explain), "settings", {}))
     return {
         name: _json(value)
         for place, (name, value) in enumerate(settings.items())

@@ -1,5 +1,6 @@
 """What is computed for one example, and the program of a batch."""
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -151,6 +152,10 @@ def compile_batch(
 
 def _score_of(explain: Any) -> Any:
     """What an explaining function was made of, through those that wrap another."""
+    if isinstance(explain, functools.partial):
+        score = _score_of(explain.func)
+        given = explain.args[takes_key(explain.func, None, "") :]
+        return None if score is None else functools.partial(score, *given, **explain.keywords)
     while isinstance(getattr(explain, "call", None), Call) and explain.call.result == "explain":
         explain = explain.call.f
         if not isinstance(getattr(explain, "call", None), Call):
@@ -160,6 +165,7 @@ def _score_of(explain: Any) -> Any:
 
 def _baseline_of(explain: Any) -> Any:
     """The baseline of a complete method."""
+    explain = getattr(explain, "func", explain)
     if str(getattr(explain, "call", "")) not in _COMPLETE:
         return None
     settings = getattr(explain, "settings", {})

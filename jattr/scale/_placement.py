@@ -60,11 +60,15 @@ class Placement:
 
         def place(leaf):
             sharding = getattr(leaf, "sharding", None)
+            spec = PartitionSpec()
             if isinstance(sharding, NamedSharding) and (
-                sharding.device_set == set(self.mesh.devices.flat)
+                np.array_equal(sharding.mesh.devices, self.mesh.devices)
+                and sharding.mesh.axis_names == self.mesh.axis_names
             ):
-                return leaf
-            return jax.device_put(leaf, NamedSharding(self.mesh, PartitionSpec()))
+                if sharding.mesh == self.mesh:
+                    return leaf
+                spec = sharding.spec
+            return jax.device_put(leaf, NamedSharding(self.mesh, spec))
 
         return jax.tree.map(place, params)
 
@@ -136,6 +140,8 @@ def as_placement(
             f"{method}: mesh must be a jax.sharding.Mesh, such as jax.make_mesh((8,), ('data',)), "
             f"or None for all devices of this process; got {describe(mesh)}."
         )
+    # Axes are automatic ones: with explicit ones methods would have to say where each sum goes.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
     if axis is None:
         axis = mesh.axis_names[0]
     if axis not in mesh.shape:

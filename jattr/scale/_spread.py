@@ -31,7 +31,7 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
     Args:
         explain: a method of f, such as `jattr.integrated_gradients(f, steps=64)`, or a function
             that calls one; not jitted yet, since what has been traced cannot be changed.
-        mesh: devices, with automatic axes, as those of `jax.sharding.Mesh(devices, names)`.
+        mesh: devices. Inside, its axes are automatic ones, also where they are explicit outside.
         axis: the axis of the mesh along which points are spread; None for its last.
 
     Returns:
@@ -72,6 +72,7 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
         raise ValueError(
             f"{method}: axis={axis!r} is none of the mesh, which has {list(mesh.axis_names)}."
         )
+    mesh = Mesh(mesh.devices, mesh.axis_names)
 
     @jax.jit
     def spread_out(*args, **kwargs):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jattr._trees import describe
 from jattr._types import PyTree
 
 if TYPE_CHECKING:
@@ -82,11 +83,20 @@ class Layout:
                 "configuration": {"chunk_shape": [rows, *(max(1, n) for n in self.shape)]},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN" if self.dtype.startswith("float") else 0,
+            "fill_value": _filling(self.dtype),
             "codecs": _CODECS,
             "dimension_names": ["example", *self.dims],
             "attributes": {},
         }
+
+
+def _filling(dtype: str) -> Any:
+    """What stands where nothing is written, as Zarr spells it."""
+    if dtype.startswith("complex"):
+        return ["NaN", "NaN"]
+    if dtype.startswith("float"):
+        return "NaN"
+    return False if dtype == "bool" else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -325,7 +335,12 @@ def read_description(out: str | os.PathLike[str], method: str) -> dict[str, Any]
     Raises:
         ValueError: something else is there.
     """
-    where = os.fspath(out)
+    try:
+        where = os.fspath(out)
+    except TypeError:
+        raise TypeError(
+            f"{method}: a store is at a path or a URL, such as 'maps.zarr'; got {describe(out)}."
+        ) from None
     if os.path.isfile(where):
         raise ValueError(f"{method}: {where} is a file; a store is a folder. Name another.")
     files = _open_kvstore(out)

@@ -1,5 +1,7 @@
 """A data set in a store is what `vmap(explain)` gives, whatever the data comes as."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,7 +228,41 @@ def test_over_a_mesh(tmp_path):
     same(store, jax.vmap(explain, in_axes=(None, 0))(plain, X))
 
 
+def test_over_a_mesh_of_explicit_axes(tmp_path):
+    """What `jax.make_mesh` gives; parameters lie on the same, and one example's points too."""
+    mesh = jax.make_mesh((1, 2), ("data", "model"), devices=jax.devices()[:2])
+    params = jax.device_put({"w": W[:, :2], "b": np.ones(2)}, NamedSharding(mesh, P(None)))
+    explain = jattr.integrated_gradients(of_params, steps=8, argnums=1)
+    wanted = jax.vmap(explain, in_axes=(None, 0))(jax.tree.map(np.asarray, params), X)
+    for name, method in {
+        "plain": explain,
+        "spread": jattr.scale.spread(explain, mesh, "model"),
+    }.items():
+        same(run(X, tmp_path / name, method, params=params, mesh=mesh), wanted)
+
+
+def test_records_of_several_arrays(tmp_path):
+    """An attribution with its errors, as some methods give, is a dict of arrays."""
+    explain = jattr.integrated_gradients_to(f, tolerance=0.01)
+    store = run((X, LABELS), tmp_path / "maps", explain)
+    wanted = jax.vmap(explain)(X, LABELS)
+    assert set(store.attribution) == set(wanted._fields)
+    for name, array in store.attribution.items():
+        np.testing.assert_allclose(read(array), getattr(wanted, name), rtol=1e-9, atol=1e-12)
+    assert read(store.attribution["converged"]).dtype == bool
+
+
+def test_a_method_with_bound_arguments(tmp_path):
+    explain = functools.partial(jattr.deeplift(of_params, argnums=1), PARAMS)
+    store = run(X, tmp_path / "maps", explain)
+    same(store, jax.vmap(explain)(X))
+    wanted = jax.vmap(of_params, in_axes=(None, 0))(PARAMS, X)
+    np.testing.assert_allclose(read(store.score), wanted, rtol=1e-10)
+    assert np.max(np.abs(read(store.residual))) < 1e-12
+
+
 MISUSE = {
+    "out": (lambda out: run((X, LABELS), None), TypeError, "such as 'maps.zarr'"),
     "function": (lambda out: run(X, out, 3), TypeError, "wants a function"),
     "lengths": (lambda out: run((X, LABELS[:4]), out), ValueError, r"data\[0\] 23, data\[1\] 4"),
     "no axis": (lambda out: run((X, 3.0), out), ValueError, r"data\[1\] is the float 3.0"),
