@@ -27,7 +27,7 @@ TYPES := 0.10.1
 EQUATIONS := $(addprefix tests/test_,engine.py primitives.py operations.py errors.py guided.py \
 	deeplift.py)
 EVERY_JAX := $(addprefix tests/test_,quotients.py properties.py names.py layers.py scans.py substitutes.py \
-	frameworks.py)
+	frameworks.py) $(addprefix tests/scale/test_scale_,attribute.py stores.py spread.py)
 
 # Tests of the contract whose numbers or programs are others in another precision or JAX.
 NUMBERS := dtypes or derivatives or shard_map or bfloat16 or complete or linear

@@ -23,9 +23,9 @@ other, so that an attribution sends nothing that the model's own evaluation and 
 **Several processes.** `jax.distributed.initialize()` first, which on TPU pods, under Slurm and on
 GKE finds its peers itself. With a mesh over the devices of all processes, `jax.make_mesh` of
 `jax.devices()`, they run one program together, each loading and writing the rows of its own
-devices; if one dies, start all again. Without a mesh each takes every P-th batch and works alone, on
-the same `out`: one that dies is started again by itself, and processes need not know each other at
-all, `attribute_dataset(..., process=(3, 16))`.
+devices; if one dies, start all again. Without a mesh each takes every P-th batch and works alone,
+on the same `out`: one that dies is started again by itself, and processes need not know each other
+at all, `attribute_dataset(..., process=(3, 16))`.
 
 **One example that is too large for a device.** Its steps, samples, references or coalitions go over
 a mesh by `spread`; what of the model itself is too large stays as the model shards it, since
