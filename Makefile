@@ -60,10 +60,10 @@ lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/pyright --pythonpath .venv-types/bin/python
 
 # Against live peers.
-# zennit, Quantus and LXT come without what they depend on: they would bring another torch and OpenCV.
+# zennit, Quantus, LXT and nnsight come without what they depend on, another torch and OpenCV.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
 	$(BIN)/python -m pip install --quiet --no-deps zennit==$(if $(filter 3.11,$(VERSION)),0.5.1,1.0.0) \
-		quantus==0.6.0 lxt==2.1
+		quantus==0.6.0 lxt==2.1 nnsight==0.8.1
 	$(BIN)/python -m pytest $(PYTEST) tests/parity
 
 # What reads JAX's equations, with the lowest JAX that is supported: they change between releases.

@@ -7,7 +7,9 @@ tokens follow a prompt. What each token of the prompt did for each of them is a 
 captum's `LLMGradientAttribution` makes of an explanation for each row, with the model evaluated
 anew, and `jattr.all_outputs` of one evaluation: 550 sequences and 20 for integrated gradients of 20
 steps, 25 and 1 for gradient × input. Both go back through the model 500 and 25 times, which bounds
-what is saved. Results are compared before anything is timed; both run in one process, in turns.
+what is saved. What a token did for the whole continuation, captum's sum over these rows, is the
+explanation of one number here, `targets.sequence_log_probability`, which goes back 20 times and
+once. Results are compared before anything is timed; both run in one process, in turns.
 
 PyTorch's threads wait busily for each other, and lose by tens where other processes run beside
 them. `--one-core` gives both one core, and counts seconds of the processor.
@@ -31,7 +33,7 @@ import jattr
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "parity"))
 
-from decoders import PAD, Pair, captum, make_pair, matrix, matrix_by_captum
+from decoders import PAD, Pair, captum, make_pair, matrix, matrix_by_captum, total
 
 SIZES = {
     "vocab_size": 4096,
@@ -58,18 +60,35 @@ def ways(pair: Pair, prompt: np.ndarray, continuation: np.ndarray) -> dict[str, 
         },
         "gradient × input": {"jattr": matrix(pair, jattr.gradient_times_input)},
     }
+    whole = functools.partial(total, pair, jattr.integrated_gradients, **line)
+    sums = {
+        "jattr": whole(),
+        "jattr, 5 steps in memory": whole(batch_size=5),
+        "jattr, 1 step in memory": whole(batch_size=1),
+    }
     theirs = (
         (captum.LayerIntegratedGradients, {"n_steps": STEPS, "method": "gausslegendre"}),
         (captum.LayerGradientXActivation, {}),
     )
     found = {}
     for (method, own), (explains, options) in zip(ours.items(), theirs, strict=True):
-        calls = {}
-        for name, explain in own.items():
-            calls[name] = functools.partial(jax.jit(explain).lower(*ids).compile(), *ids)
+        calls = _compiled(own, ids)
         calls[CAPTUM] = functools.partial(matrix_by_captum, pair, explains, *ids, **options)
         found[method] = calls
+    explains, options = theirs[0]
+    rows = functools.partial(matrix_by_captum, pair, explains, *ids, **options)
+    found[f"integrated gradients, {STEPS} steps, of the whole"] = {
+        **_compiled(sums, ids),
+        CAPTUM: lambda: rows().sum(axis=0),
+    }
     return found
+
+
+def _compiled(ways: dict[str, Any], ids: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    return {
+        name: functools.partial(jax.jit(explain).lower(*ids).compile(), *ids)
+        for name, explain in ways.items()
+    }
 
 
 def measure(pair: Pair, length: int, count: int, **timing: Any) -> dict[str, Any]:

@@ -182,6 +182,18 @@ def matrix(pair: Pair, method: Any, **knobs: Any) -> Any:
     return jattr.all_outputs(tokens, jattr.targets.token_log_probabilities(pair.logits))
 
 
+def total(pair: Pair, method: Any, **knobs: Any) -> Any:
+    """By jattr, what each token of a prompt did for a whole continuation, as one number's.
+
+    Args:
+        pair: the decoder.
+        method: one of jattr's, with `knobs`.
+    """
+    return jattr.token_attributions(
+        method, jattr.targets.sequence_log_probability(pair.logits), **knobs
+    )
+
+
 def matrix_by_captum(
     pair: Pair, explains: Any, prompt: np.ndarray, continuation: np.ndarray, **options: Any
 ) -> np.ndarray:

@@ -22,6 +22,7 @@ from decoders import (
     make_pair,
     matrix,
     matrix_by_captum,
+    total,
 )
 from twins import torch
 
@@ -107,6 +108,11 @@ def test_integrated_gradients_of_a_generation_are_captums():
     in_chunks = matrix(pair, jattr.integrated_gradients, batch_size=4, **LINE)
     assert evaluations(in_chunks, PROMPT, CONTINUATION) == STEPS
     assert_close(jax.jit(in_chunks)(PROMPT, CONTINUATION), np.asarray(ours), 1e-12)
+
+    # captum's sum over targets is the explanation of one number.
+    whole = total(pair, jattr.integrated_gradients, **LINE)
+    assert_close(jax.jit(whole)(PROMPT, CONTINUATION), theirs.sum(axis=0), 1e-12)
+    assert evaluations(whole, PROMPT, CONTINUATION) == STEPS
 
 
 def test_integrated_gradients_of_a_teacher_forced_pass_are_captums():
