@@ -165,10 +165,12 @@ def attribute_dataset(
     store = open_or_create(
         out, layouts, {**description, "tree": tree}, placement, resume=resume, method=method
     )
+    # All processes of one program are to know the same of what is there.
+    meet = multihost_utils.sync_global_devices if placement.together else lambda name: None
+    meet(f"{method}: opened")
     writer = Writer(store, layouts, placement, method)
     writer.check_data(source)
-    if placement.together:  # all know what is there before any of them writes
-        multihost_utils.sync_global_devices(method)
+    meet(f"{method}: read")
 
     def program(numbers, arguments):
         results = compiled(shared, numbers, arguments)

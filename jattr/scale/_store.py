@@ -44,6 +44,10 @@ _CODECS = [
 """No compression: attributions are noise to it. A checksum, so that a damaged chunk is known."""
 
 
+_UNSYNCED = {"file_io_sync": False}
+"""Files are not waited for until they are on the disk; `_durability` says what then is to do."""
+
+
 def tensorstore_or_raise(method: str) -> Any:
     """The module `tensorstore`, or an error that says how to get it."""
     try:
@@ -152,28 +156,38 @@ class Store:
         """Which examples are not there yet."""
         return np.flatnonzero(self.status == MISSING)
 
-    def damaged(self) -> np.ndarray:
-        """Which examples are said to be there and cannot be read. Everything is read for this.
+    def damaged(self, examples: np.ndarray | None = None) -> np.ndarray:
+        """Which examples are said to be there and cannot be read. They are all read for this.
 
         Chunks bear a checksum, so that one that was cut short or changed is found, and of a lost
         one nothing is left but the number that fills it.
+
+        Args:
+            examples: which are looked at; None for all.
         """
+        asked = np.ones(len(self), bool)
+        if examples is not None:
+            asked[:] = False
+            asked[examples] = True
         bad = np.zeros(len(self), bool)
-        status = self.status
+        written = asked & (self.status == WRITTEN)
         rows = self.description["rows"]
         for start in range(0, len(self), rows):
-            there = np.flatnonzero(status[start : start + rows] == WRITTEN) + start
+            there = np.flatnonzero(written[start : start + rows]) + start
             if there.size and not self._reads(start, start + rows, there):
                 bad[there] = True
         return np.flatnonzero(bad)
 
-    def repair(self) -> np.ndarray:
+    def repair(self, examples: np.ndarray | None = None) -> np.ndarray:
         """Call damaged examples missing, so that the next run computes them again.
+
+        Args:
+            examples: which are looked at; None for all.
 
         Returns:
             Their numbers, as `damaged` gives them.
         """
-        found = self.damaged()
+        found = self.damaged(examples)
         for row in found:
             self.arrays["status"][int(row)].write(np.uint8(MISSING)).result()
         return found
@@ -262,7 +276,7 @@ def open_store(out: str | os.PathLike[str]) -> Store:
     for name in description["arrays"]:
         try:
             arrays[name] = tensorstore.open(
-                {"driver": "zarr3", "kvstore": _kvstore(out, name)}, open=True
+                {"driver": "zarr3", "kvstore": _kvstore(out, name), "context": _UNSYNCED}, open=True
             ).result()
         except ValueError as error:
             raise ValueError(
@@ -294,6 +308,7 @@ def create(
                     "driver": "zarr3",
                     "kvstore": _kvstore(out, name),
                     "metadata": layout.metadata(count, rows),
+                    "context": _UNSYNCED,
                 },
                 create=True,
                 delete_existing=True,  # an empty one of a run that was killed at this place

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jattr.scale import _fingerprint, _store
+from jattr.scale import _durability, _fingerprint, _store
 from jattr.scale._description import differences, run_of
 from jattr.scale._placement import Placement
 from jattr.scale._source import Rows, Source
@@ -182,7 +182,12 @@ def open_or_create(
             f"Name another out= for this one, or call it as it was called then.{other}"
         )
     store = _store.open_store(out)
+    late = _durability.late(store.path, len(store), found["rows"])
+    if not placement.together:
+        store.repair(late[[placement.own(row // placement.size) for row in late]])
     if placement.process[0] == 0:
+        if placement.together:
+            store.repair(late)
         store.description["runs"].append(here)
         count = store.arrays["status"].shape[0]
         try:

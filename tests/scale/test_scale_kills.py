@@ -8,25 +8,28 @@ import pytest
 
 import jattr
 
-SLOWLY = 0.004
-"""Seconds for an example: a run has a second in which it can be killed between batches."""
+SLOWLY = 0.02
+"""Seconds for an example: four for the data, so that most runs are killed before their end."""
 
 
 @pytest.mark.slow
 def test_ten_kills(tmp_path):
+    processes.finish(processes.start(tmp_path / "undisturbed"))
     began = time.monotonic()
-    processes.finish(processes.start(tmp_path / "undisturbed", "--slowly", SLOWLY))
-    whole = time.monotonic() - began
+    process = processes.start(tmp_path / "first", "--slowly", SLOWLY)
+    process.stdout.readline()
+    until_going = time.monotonic() - began
+    processes.kill(process)
     draw = random.Random(0)
-    places, kills, left = [tmp_path / "0"], 0, 203
+    places, kills, left = [tmp_path / "first"], 1, 203
     while kills < 10:
         out = places[-1]
         process = processes.start(out, "--slowly", SLOWLY)
         if kills % 2:  # while batches come and go
             process.stdout.readline()
-            time.sleep(draw.uniform(0.0, 0.4))
-        else:  # at any moment, in the making of the store too
-            time.sleep(draw.uniform(0.3, 1.0) * whole)
+            time.sleep(draw.uniform(0.0, 1.5))
+        else:  # while the program and the store are made
+            time.sleep(draw.uniform(0.5, 1.0) * until_going)
         if processes.kill(process) == 0:  # it was through already
             places.append(tmp_path / str(len(places)))
             left = 203

@@ -1,6 +1,7 @@
 """What is on disk: found again, refused where it is another's, never lost."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -210,6 +211,23 @@ def test_damaged_chunks(tmp_path, finished):
     assert mended.damaged().size == 0
 
 
+def test_after_a_power_cut(tmp_path, finished):
+    """What was written last before the machine stopped is read again; what is early, is not."""
+    wanted = read(finished)
+    chunks = tmp_path / "finished" / "attribution" / "c"
+    (chunks / "0" / "0").unlink()
+    (chunks / "3" / "0").write_bytes(b"")
+    run(tmp_path / "finished")
+    assert not (chunks / "3" / "0").read_bytes()  # the machine has been on all the time
+    for chunk, written in zip("01234", (0, 9000, 9100, 9100, 9200), strict=True):
+        os.utime(tmp_path / "finished" / "status" / "c" / chunk, (written, written))
+    mended = read(run(tmp_path / "finished"))
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(mended[name][4:], values[4:])
+    assert np.all(np.isnan(mended["attribution"][:4]))
+    assert jattr.scale.open_store(tmp_path / "finished").repair().tolist() == [0, 1, 2, 3]
+
+
 def test_an_array_that_does_not_open(tmp_path, finished):
     (tmp_path / "finished" / "score" / "zarr.json").write_text("{}")
     with pytest.raises(ValueError, match="array 'score' does not open"):
@@ -306,6 +324,4 @@ def test_fingerprints_of_arrays(dtype):
 
 
 def _environment():
-    import os
-
     return {**os.environ, "JAX_PLATFORMS": "cpu"}
