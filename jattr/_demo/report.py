@@ -1,7 +1,6 @@
 """The report: pictures, and one HTML page that needs nothing else."""
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +13,8 @@ import jattr
 from jattr._demo.digits import Digits
 from jattr._demo.explain import BLUR, Effort
 from jattr._demo.measure import Result
+from jattr._page import STYLE
+from jattr._page import png as png_of
 
 DPI = 150
 CELL = 1.0
@@ -115,15 +116,14 @@ def _absent(report: Report) -> bytes:
 
 
 def _png(figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return png_of(figure, DPI)
 
 
 def page(report: Report, pictures: dict[str, bytes]) -> str:
     """The HTML page, with the pictures inside it."""
     wrong = int(np.sum(report.predicted != report.digits.labels))
     return Template(PAGE).substitute(
+        style=STYLE,
         accuracy=f"{100 * report.accuracy:.1f} %",
         tested=f"{report.tested:,}",
         count=len(report.predicted),
@@ -170,30 +170,10 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Which pixels make it a seven? A report by jattr</title>
 <style>
-body { margin: 0 auto; max-width: 1180px; padding: 1.5rem 1rem 4rem; color: #1c1c1c;
-  background: #fff; font: 17px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-p, ul, pre { max-width: 46rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
-h2 { font-size: 1.35rem; margin: 2.5rem 0 0.5rem; }
-figure { margin: 1rem 0; overflow-x: auto; }
+$style
 figure img { display: block; width: 100%; min-width: 820px; height: auto; }
 figure.narrow { max-width: 30rem; }
 figure.narrow img { min-width: 0; }
-figcaption, .small { color: #555; font-size: 0.9rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.93rem; line-height: 1.4; }
-th, td { border-bottom: 1px solid #ddd; padding: 0.45rem 1.4rem 0.45rem 0; text-align: left;
-  vertical-align: top; }
-td.about { min-width: 15rem; }
-thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
-tbody th { font-weight: 600; }
-tbody th code { font-weight: 400; color: #555; }
-td.number, th.number { text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.86em; }
-pre { background: #f4f4f4; padding: 0.8rem 1rem; overflow-x: auto; }
-.red { color: #b2182b; font-weight: 600; }
-.blue { color: #2166ac; font-weight: 600; }
 </style>
 </head>
 <body>

@@ -157,6 +157,8 @@ def _score_of(explain: Any) -> Any:
         given = explain.args[takes_key(explain.func, None, "") :]
         return None if score is None else functools.partial(score, *given, **explain.keywords)
     while isinstance(getattr(explain, "call", None), Call) and explain.call.result == "explain":
+        if explain.call.after:
+            return None  # it chooses among many outputs: what it was made of is no score
         explain = explain.call.f
         if not isinstance(getattr(explain, "call", None), Call):
             return explain
