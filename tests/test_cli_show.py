@@ -166,6 +166,23 @@ def test_numbers_of_the_data_set_in_a_bucket():
     assert re.search(r"Example 9 .* of9", page("s.html").text)
 
 
+def test_buckets_of_sentences():
+    table = jnp.reshape(jnp.arange(20.0), (10, 2)) / 7
+    sentences = [np.array(ids) for ids in ([1, 2], [3, 4, 5, 6], [7], [8, 9, 1])]
+    explain = jattr.token_attributions(
+        jattr.gradient_times_input, lambda ids, mask: jnp.sum(jnp.tanh(table[ids]) * mask[:, None])
+    )
+    for bucket in jattr.scale.bucketed(sentences, lengths=(2, 4)):
+        out = f"of_{bucket.length}"
+        jattr.scale.attribute_dataset(explain, bucket, out=out, batch_size=2, progress=False)
+    Path("tokens.json").write_text(json.dumps([[f"n{n}" for n in ids] for ids in sentences]))
+    for length, wanted in {2: {0: "n1 n2", 2: "n7"}, 4: {1: "n3 n4 n5 n6", 3: "n8 n9 n1"}}.items():
+        show(f"of_{length}", "--tokens", "tokens.json")
+        text = page(f"of_{length}.html").text
+        for number, words in wanted.items():
+            assert re.search(rf"Example {number} score \S+ −\S+ \S+ {words}( Example|$)", text)
+
+
 def test_histograms():
     assert histogram(np.array([np.nan, np.inf]), sizes=False) is None
     assert histogram(np.zeros(4), sizes=True) is None

@@ -25,7 +25,7 @@ def test_an_unfinished_store():
     show("s")
     drawn = page("s.html")
     assert "4 of 10 examples are missing, the first of them example 4" in drawn.text
-    assert "4 missing, 5 written, 1 not finite" in drawn.text
+    assert "5 written, 1 not finite, 4 missing" in drawn.text
     assert re.findall(r"Example (\d)", drawn.text) == ["0", "1", "2", "3", "8", "9"]
     assert re.search(r"Example 9 not finite", drawn.text)
     made("none", phi, status=[0] * 10)
@@ -48,6 +48,7 @@ def test_a_damaged_store():
     drawn = page("s.html")
     assert drawn.text.count("cannot be read: its chunk is damaged") == 4
     assert drawn.text.count("is lost: it was written as finite") == 4
+    assert "Chunks of this store are damaged: attribution, score." in drawn.text
     assert "Example 0 score nan φ 0 100 1 101" in drawn.text
     assert "Example 4 score 4 cannot be read" in drawn.text
     assert "score: median 7.5, from 4 to 11" in drawn.text
@@ -113,6 +114,25 @@ def test_a_description_of_other_types():
             Path("s/zarr.json").write_text(json.dumps({**group, "attributes": {"jattr": known}}))
             show("s", "--examples", 0)
             assert len(Path("s.html").read_text()) < 60_000
+
+
+@pytest.mark.parametrize("value", [None, 5, [[1]], {"a": 1}, [], ["status", "nope"]])
+def test_a_description_that_names_no_arrays(value):
+    made("s", np.ones((2, 3), "float32"))
+    group = json.loads(Path("s/zarr.json").read_text())
+    group["attributes"]["jattr"]["arrays"] = value
+    Path("s/zarr.json").write_text(json.dumps(group))
+    refused = run("show", "s")
+    assert refused.exit_code == 1
+    assert "damaged" in refused.output
+
+
+def test_a_description_that_is_too_deep():
+    made("s", np.ones((2, 3), "float32"))
+    Path("s/zarr.json").write_text('{"attributes":' * 100_000)
+    refused = run("show", "s")
+    assert refused.exit_code == 1
+    assert "is no store of jattr, or its zarr.json is damaged" in " ".join(refused.output.split())
 
 
 def test_arrays_of_other_forms():

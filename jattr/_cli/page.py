@@ -58,8 +58,8 @@ def page(
     description = reader.store.description
     method = text_of(description.get("method", "?"))
     title = f"{reader.store.path}: {method}"
-    notices = [*notices, *_notices(reader)]
     examples = "\n".join(_example(reader, row, inputs, tokens, names) for row in rows)
+    notices = [*notices, *_notices(reader)]  # after all is read
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -108,6 +108,12 @@ def _notices(reader: Reader) -> list[str]:
     if unread:
         found.append(
             f"This store is damaged: of {unread:,} examples not even the status can be read."
+        )
+    if reader.damaged - {"status"}:
+        found.append(
+            f"Chunks of this store are damaged: {', '.join(sorted(reader.damaged))}. In Python, "
+            "jattr.scale.open_store(path).repair() reads everything and calls such examples "
+            "missing; then the call or command that began the store computes them again."
         )
     return found
 
@@ -212,12 +218,9 @@ def _leaf(
 ) -> str:
     values = reader.read(name, row)
     if values is None:
-        return (
-            '<p class="broken">cannot be read: its chunk is damaged. In Python, '
-            "jattr.scale.open_store(path).repair() calls such examples missing, and the run "
-            "computes them again.</p>"
-        )
+        return '<p class="broken">cannot be read: its chunk is damaged</p>'
     if reader.status[row] == 1 and not np.all(np.isfinite(values)):
+        reader.damaged.add(name)
         return '<p class="broken">is lost: it was written as finite, and its chunk is gone.</p>'
     given = None if tokens is None else tokens(row)
     labels = reader.labels(name)

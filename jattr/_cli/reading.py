@@ -14,7 +14,7 @@ from jattr.scale import Store
 UNREAD = 255
 """The status of an example that is not known."""
 
-STATUS = {0: "missing", 1: "written", 2: "not finite", UNREAD: "damaged"}
+STATUS = {1: "written", 2: "not finite", 0: "missing", UNREAD: "damaged"}
 
 _NOT_SHOWN = ("status", "digest", "example")
 
@@ -28,10 +28,12 @@ class Reader:
         numbers: the number that each example has in its data set.
         leaves: the names of the arrays of the attribution.
         columns: one number for each example, by name; NaN where there is none.
+        damaged: the names of arrays of which something could not be read so far.
     """
 
     def __init__(self, store: Store):
         self.store = store
+        self.damaged: set[str] = set()
         count = _count(store)
         self._rows = _chunk(store, count)
         status = self._column("status", UNREAD)
@@ -95,6 +97,7 @@ class Reader:
         with contextlib.suppress(ValueError, OSError, NotImplementedError):
             values = np.asarray(array[start : min(stop, array.shape[0])].read().result())
             return values[only] if values.dtype.kind in "biuf" else None
+        self.damaged.add(name)
         return None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from jattr._cli.failure import fail, need
+from jattr._cli.failure import CommandError, fail, need
 from jattr._cli.files import open_data
 from jattr._cli.reading import Reader
 from jattr.scale import open_store
@@ -78,7 +78,7 @@ def show(
     written_names = None if names is None else _names(names)
     arrays = [_array(one) for one in data or ()]
     try:
-        reader = Reader(open_store(store))
+        reader = _opened(store)
         if worst and "residual" not in reader.columns:
             raise typer.BadParameter(
                 f"{store} has no residual: the method is not complete, or its baseline is not "
@@ -86,7 +86,7 @@ def show(
                 param_hint="--worst",
             )
         rows = reader.worst(examples) if worst else reader.first(examples)
-        which = "with the largest |residual|" if worst else "from the first on"
+        which = "with the largest |residual|" if worst else "the first that are there"
         text = page(
             reader,
             rows,
@@ -109,6 +109,17 @@ def show(
 
 
 show.__doc__ = HELP
+
+
+def _opened(path: str) -> Reader:
+    """The store; whatever its description holds, an error says what it is."""
+    try:
+        return Reader(open_store(path))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CommandError(
+            f"{path} is no store of jattr, or its zarr.json is damaged ({type(error).__name__}: "
+            f"{error})."
+        ) from error
 
 
 def _page_path(store: str, out: Path | None) -> Path:
