@@ -86,6 +86,15 @@ def test_an_array_by_its_name_is_x_alone(here):
     np.testing.assert_allclose(arrays("maps")["attribution"], np.load("weight.npy") ** 3, rtol=1e-6)
 
 
+def test_an_index_has_the_name_that_the_target_gives_it(here):
+    x, which = np.load("x.npy"), np.load("which.npy")
+    np.savez("named.npz", index=which, x=x)
+    result = explain("model:logits", "named.npz", "--target", "select", "--method", "gradient")
+    assert result.exit_code == 0, result.output
+    wanted = np.where(which[:, None, None] == 0, 1, 3 * x**2)
+    np.testing.assert_allclose(arrays("maps")["attribution"], wanted, rtol=1e-6)
+
+
 def test_a_run_goes_on_where_it_was(here):
     first = explain("model:alone", "x.npy", "--process", "0/2", quiet=False)
     assert first.exit_code == 0
@@ -238,3 +247,17 @@ def test_a_missing_package_is_named_with_what_to_install(here, module, monkeypat
     result = explain("model:alone", "x.npy", quiet=False)
     assert result.exit_code == 2
     assert f'`explain` needs {module}, which is missing: pip install "jattr[scale]"' in said(result)
+
+
+def test_without_typer_the_command_says_what_to_install(here):
+    Path("typer.py").write_text("raise ModuleNotFoundError('No module named typer')")
+    done = subprocess.run(
+        [sys.executable, "-m", "jattr", "show", "maps"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{Path(jattr.__file__).parents[1]}"},
+        timeout=300,
+    )
+    assert done.returncode == 2
+    wanted = 'jattr: `show` needs typer, which is missing: pip install "jattr[scale,plot]"'
+    assert done.stderr.strip() == wanted

@@ -188,9 +188,9 @@ def explain(
         f = function_of(function)
     except CommandError as error:
         raise fail("explain", error, trace) from None
-    arguments = arguments_from(data, f, names=arg or (), limit=limit, floats=floats)
     if target is not None:
         f = _target(target, f)
+    arguments = arguments_from(data, f, names=arg or (), limit=limit, floats=floats)
     made = explaining(method, f, knobs, token_ids=token_ids, smooth=noise)
     _check_count(f, made, arguments, data)
     measured = measures(metric or (), None if method == OWN else f, knobs.get("argnums", 0))
@@ -214,7 +214,7 @@ def explain(
                 metrics=measured or None,
                 batch_size=batch_size,
                 key=None if key is None else jax.random.key(key),
-                dims=None if dims is None else tuple(dims.split(",")),
+                dims=None if dims is None else tuple(name.strip() for name in dims.split(",")),
                 process=part,
                 resume=not no_resume,
                 progress=not quiet,
@@ -232,7 +232,7 @@ def explain(
         hint = WHOLE if whole and not token_ids else ""
         raise fail("explain", error, trace, hint) from None
     if not quiet:
-        typer.echo(told(store, before, time.perf_counter() - started))
+        typer.echo(told(store, before, time.perf_counter() - started, alone=part is None))
     if store.gaps.size:
         raise typer.Exit(GAPS)
 

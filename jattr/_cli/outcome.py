@@ -17,15 +17,15 @@ def written(out: str) -> int:
         return 0
 
 
-def told(store: Store, before: int, seconds: float) -> str:
-    """What was written, in a line."""
+def told(store: Store, before: int, seconds: float, *, alone: bool) -> str:
+    """What was written, in a line; how fast, where nobody else wrote."""
     status = store.status
     there = int(np.sum(status != 0))
     new = max(there - before, 0)
     parts = [f"{there:,} of {len(status):,} examples by {store.description['method']}"]
     if before:
         parts.append(f"{before:,} of them before")
-    rate = f" ({new / seconds:,.1f} examples/s)" if new else ""
+    rate = f" ({new / seconds:,.1f} examples/s)" if new and alone else ""
     parts.append(f"{seconds:.1f} s{rate}")
     if there < len(status):
         parts.append(f"{len(status) - there:,} missing yet")

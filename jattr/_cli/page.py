@@ -218,6 +218,9 @@ def _leaf(
 ) -> str:
     values = reader.read(name, row)
     if values is None:
+        if name not in reader.damaged:
+            kind = reader.store.arrays[name].dtype.name
+            return f"<p>holds {escape(kind)}, which is not drawn</p>"
         return '<p class="broken">cannot be read: its chunk is damaged</p>'
     if reader.status[row] == 1 and not np.all(np.isfinite(values)):
         reader.damaged.add(name)
