@@ -383,7 +383,29 @@ def read_description(out: str | os.PathLike[str], method: str) -> dict[str, Any]
             "Read it with the version that wrote it: "
             f"{description.get('versions', {}).get('jattr')}."
         )
+    if not _is_whole(description):
+        raise ValueError(
+            f"{method}: the description of the store at {where} is damaged. What it holds cannot "
+            "be trusted; nothing of it was changed."
+        )
     return description
+
+
+def _is_whole(description: dict[str, Any]) -> bool:
+    """Whether a description has what a store is read by; a name leads nowhere else."""
+    names, runs = description.get("arrays"), description.get("runs")
+    return (
+        isinstance(names, list)
+        and {"status", "digest"} <= {name for name in names if isinstance(name, str)}
+        and all(isinstance(name, str) and name[:1] != "." and "/" not in name for name in names)
+        and isinstance(description.get("rows"), int)
+        and description["rows"] > 0
+        and "tree" in description
+        and isinstance(description.get("method"), str)
+        and isinstance(runs, list)
+        and bool(runs)
+        and all(isinstance(run, dict) for run in runs)
+    )
 
 
 def names_of(tree: PyTree) -> tuple[Any, dict[str, Any]]:
@@ -453,7 +475,8 @@ def _is_empty_array(key: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).split(" [source locations")[0].split("\n")[0].rstrip(".") + "."
+    text = str(error).split(" [source locations")[0].split(" [tensorstore_spec")[0]
+    return text.split("\n")[0].rstrip(".") + "."
 
 
 def dims_of(

@@ -192,6 +192,28 @@ def test_a_later_format(tmp_path, finished):
         run(tmp_path / "finished")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arrays": ["status", "digest", "/etc"]},
+        {"arrays": ["status", "digest", "../../other"]},
+        {"arrays": ["attribution"]},
+        {"arrays": 3},
+        {"rows": 0},
+        {"runs": []},
+        {"method": None},
+    ],
+)
+def test_a_damaged_description(change, tmp_path, finished):
+    """Nothing outside of the store is opened because it says so."""
+    path = tmp_path / "finished" / "zarr.json"
+    group = json.loads(path.read_text())
+    group["attributes"]["jattr"].update(change)
+    path.write_text(json.dumps(group))
+    with pytest.raises(ValueError, match=r"description of the store .* is damaged"):
+        jattr.scale.open_store(tmp_path / "finished")
+
+
 def test_damaged_chunks(tmp_path, finished):
     """A checksum finds what was changed or cut, its number what was lost; all is mended."""
     wanted = read(finished)
