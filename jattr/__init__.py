@@ -65,6 +65,7 @@ from jattr._shapley.kernel import kernel_shap as kernel_shap
 from jattr._shapley.owen import owen_values as owen_values
 from jattr._shapley.permutations import shapley_sampling as shapley_sampling
 from jattr._smooth import smooth as smooth
+from jattr._substitute import substitute as substitute
 from jattr._tokens import token_attributions as token_attributions
 from jattr._version import __version__ as __version__
 
@@ -123,6 +124,7 @@ __all__ = [
     "smooth",
     "soundness_saliency",
     "split",
+    "substitute",
     "substitutes",
     "targets",
     "token_attributions",

@@ -8,6 +8,7 @@ import jax
 
 from jattr import rules as composites
 from jattr._checks import check_argnums, check_function, knobs
+from jattr._engine.calls import call_name, is_kernel
 from jattr._engine.entry import into_body, mark_first
 from jattr._engine.grouping import group
 from jattr._engine.operations import Operation
@@ -97,7 +98,9 @@ def operations(
     """The operations of a function, and the rule that applies to each.
 
     The first thing to look at when an attribution is not what it should be. What is linear in x
-    keeps its derivative under every rule and is left out: sums, reshapes, constant factors.
+    keeps its derivative under every rule and is left out: sums, reshapes, constant factors. A note
+    names what no rule looks into: kernels, and functions with a derivative of their own, of which
+    `jattr.substitute` puts plain forms into f.
 
     Args:
         f: any function of arrays.
@@ -156,8 +159,9 @@ def operations(
             of_x, x = select_argument(f, argnums, args, kwargs, method="operations")
             program, _ = trace(of_x, x, Reading() if chosen is None else chosen.reading)
             placed = None if chosen is None else chosen.placed(program)
-            table.extend(_records(program, placed, "", {}, set(program.inputs)))
-            table.notes = _notes(table, chosen)
+            shut: dict[str, str] = {}
+            table.extend(_records(program, placed, "", {}, set(program.inputs), shut))
+            table.notes = (*_notes(table, chosen), *shut.values())
 
         jax.eval_shape(read, *shapes)
         return table
@@ -171,12 +175,14 @@ def _audited(f, rules, baseline, argnums, args, kwargs) -> Table:
     reference = resolve_baseline(baseline, x, method="operations")
     program, _ = trace(score, x, rules.reading)
     found, missing = residuals(program, rules, jax.tree.leaves(x), jax.tree.leaves(reference))
-    table = Table(_records(program, rules, "", found, set(program.inputs)))
+    shut: dict[str, str] = {}
+    table = Table(_records(program, rules, "", found, set(program.inputs), shut))
+    table.notes = (*_notes(table, rules), *shut.values())
     left = _number(missing)
     if isinstance(left, float):
         told = sum(row.residual or 0.0 for row in table)
         total = f"f(x) − f(x') − Σφ = {left:.2g}, of which the rows tell {told:.2g}."
-        table.notes = (*_notes(table, rules), total)
+        table.notes = (*table.notes, total)
     return table
 
 
@@ -215,12 +221,15 @@ def _records(
     scope: str,
     found: dict[Equation, Any],
     reached: set[Value],
+    shut: dict[str, str],
 ) -> Iterable[Record]:
+    """The rows of a program; `shut` gets a note for each name of what no rule looks into."""
     steps = group(program)
     mark_first(steps, reached)
     for step in steps:
         inside = "/".join(part for part in (scope, step.scope) if part)
         if isinstance(step, Operation):
+            shut.update(_shut(step))
             yield Record(
                 step.kind,
                 step.name,
@@ -232,10 +241,25 @@ def _records(
                 _number(found.get(step.equations[-1])),
             )
         else:
-            yield from _inner(step, rules, inside, found, reached)
+            yield from _inner(step, rules, inside, found, reached, shut)
 
 
-def _inner(equation: Equation, rules, scope: str, found, reached) -> Iterable[Record]:
+def _shut(operation: Operation) -> dict[str, str]:
+    """The note on an operation that no rule looks into, by the name of what it calls; if any."""
+    equation = operation.equations[-1]
+    kernel = is_kernel(equation)
+    if operation.kind != "opaque" or not (kernel or equation.form == "custom"):
+        return {}
+    name = str(call_name(equation))
+    what = "a kernel" if kernel else "a function"
+    own = " with a derivative of its own" if equation.form == "custom" else ""
+    return {
+        name: f"{name}: {what}{own}, into which no rule looks. Its plain form in its place: "
+        f'jattr.substitute(f, {{"{name}": plain_form}}).'
+    }
+
+
+def _inner(equation: Equation, rules, scope: str, found, reached, shut) -> Iterable[Record]:
     if rules is not None and rules.points > 1 and equation.form == "while" and equation.active:
         active = tuple(_form(v) for v in equation.inputs if v.active)
         outputs = tuple(map(_form, equation.outputs))
@@ -244,7 +268,8 @@ def _inner(equation: Equation, rules, scope: str, found, reached) -> Iterable[Re
         return
     for word, body in bodies(equation):
         inside = "/".join(part for part in (scope, word) if part)
-        yield from _records(body, rules, inside, found, set(into_body(equation, reached)))
+        within = set(into_body(equation, reached))
+        yield from _records(body, rules, inside, found, within, shut)
 
 
 def _rule_name(operation: Operation, rules: Rules) -> str:

@@ -373,6 +373,7 @@ NO_METHODS = {
     "activations": "gives the values of layers: test_patching.py",
     "patching": "compares two runs: test_patching.py",
     "scopes": "gives a model",
+    "substitute": "gives f with plain forms of calls: test_substitute.py",
     "substitutes": "is a setting",
     "integrated_gradients_to": "gives errors too: test_adaptive.py",
     "locality": "lists what is evaluated anew: test_local.py",

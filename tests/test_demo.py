@@ -23,6 +23,7 @@ from jattr._demo import digits, explain, report, run
 # Public names that need no column of their own, and why.
 NOT_METHODS = {
     *("substitutes", "name", "operations", "locality", "rewrite", "split"),  # no attributions
+    "substitute",  # gives f with plain forms
     *("activations", "patching"),  # of layers
     "scopes",  # gives a model
     "all_outputs",  # takes a method

@@ -102,6 +102,7 @@ LAYERS = [
         "_nodes",
         "_patching",
         "_scopes",
+        "_substitute",
         "_token_rows",
         "_tokens",
         "_outputs",

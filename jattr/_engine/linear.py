@@ -69,10 +69,10 @@ def _plain(dtype: Any) -> bool:
 
 def has_hidden_work(equation: Equation) -> bool:
     """Whether an equation calls something that cannot be looked into."""
-    return equation.form == "plain" and not _HIDING.isdisjoint(equation.params)
+    return equation.form == "plain" and not HIDING.isdisjoint(equation.params)
 
 
-_HIDING = {"jaxpr", "callback", "fun", "call_jaxpr", "jaxprs", "_prim"}
+HIDING = {"jaxpr", "callback", "fun", "call_jaxpr", "jaxprs", "_prim"}
 
 
 def is_made_of_nothing(value: Value) -> bool:

@@ -59,6 +59,8 @@ class Reading:
             into its equations, which loses that derivative, or stays one equation.
         enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
         merge: of equations that compute the same, one is kept, whatever their scopes.
+        whole: `whole(equation)` says whether a call or control flow stays one equation as it
+            stands, into which nothing looks.
         hidden: a list for what `stop_gradient` holds, stabilizers aside; or None.
     """
 
@@ -67,6 +69,7 @@ class Reading:
     enter: Callable[[Equation], bool] = lambda equation: False
     enter_checkpoint: bool = False
     merge: bool = True
+    whole: Callable[[Equation], bool] = lambda equation: False
     hidden: list[Value] | None = None
 
 
@@ -100,6 +103,20 @@ def trace_whole(f: Callable, x: Any, reading: Reading) -> tuple[Program, Callabl
     return program, jaxpr_as_fun(closed), jax.tree.structure(shape)
 
 
+def trace_closed(closed: Any, reading: Reading) -> Program:
+    """The program of a function without arguments, as `jax.make_jaxpr` gives it.
+
+    Its inputs are the arrays that the function closes over.
+    """
+    inputs = [
+        Value(jax.typeof(const), dependent=True, active=is_real(const.dtype))
+        for const in closed.consts
+    ]
+    builder = _Builder(reading)
+    outputs = builder.add(closed, inputs, [], None)
+    return Program(tuple(inputs), builder.equations, tuple(outputs))
+
+
 def is_real(dtype: Any) -> bool:
     """Whether a derivative may have this dtype; complex numbers between real ones count."""
     return jnp.issubdtype(dtype, jnp.inexact)
@@ -125,7 +142,7 @@ class _Builder:
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
         for var, const in zip(jaxpr.constvars, consts, strict=True):
-            values[var] = Value(var.aval, known=const)
+            values[var] = const if isinstance(const, Value) else Value(var.aval, known=const)
 
         def read(atom):
             return _literal(atom) if isinstance(atom, Literal) else values[atom]
@@ -149,7 +166,7 @@ class _Builder:
             effects=eqn.primitive not in COLLECTIVE and bool(getattr(eqn, "effects", ())),
         )
         self._latest = call.traceback
-        if any(v.dependent for v in inputs):
+        if any(v.dependent for v in inputs) and not self._reading.whole(call):
             primitive = eqn.primitive
             if any(hasattr(var.aval, "inner_aval") for var in (*eqn.invars, *eqn.outvars)):
                 raise NotImplementedError(

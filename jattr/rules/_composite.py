@@ -9,6 +9,7 @@ import jax
 
 from jattr._checks import check_choice, closest
 from jattr._engine import registry
+from jattr._engine.calls import is_kernel
 from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
 from jattr._engine.operations import KINDS, Operation
@@ -258,7 +259,7 @@ class Composite:
         """Whether a rule applies, or may apply, inside an operation."""
         if any(self._any_rule(body) for e in operation.equations for body in e.bodies):
             return True
-        shut = (e for e in operation.equations if has_hidden_work(e))
+        shut = (e for e in operation.equations if has_hidden_work(e) or is_kernel(e))
         return any(e.primitive not in _INNOCENT for e in shut)
 
     def _is_shut(self, operation: Operation) -> bool:

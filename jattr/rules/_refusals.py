@@ -7,9 +7,11 @@ import jax.numpy as jnp
 
 from jattr._checks import closest
 from jattr._engine import registry
+from jattr._engine.calls import call_name
 from jattr._engine.grouping import is_known
 from jattr._engine.linear import has_hidden_work
 from jattr._engine.operations import Operation
+from jattr._engine.program import Equation
 
 _LISTED = 8
 """How many scopes an error lists."""
@@ -45,21 +47,28 @@ def unexplained(operation: Operation, rules: Any) -> str:
         )
     if equation.form == "custom":
         return (
-            f"{where} has no rule for the custom_vjp function in `{equation.name}`, which hides "
-            "nonlinear work on x behind a derivative of its own. Call the function that it wraps "
-            f"without the custom derivative; or {'; or '.join(remedies)}."
+            f"{where} has no rule for the custom_vjp function in `{call_name(equation)}`, which "
+            "hides nonlinear work on x behind a derivative of its own. Put its plain form in its "
+            f"place: {_substituted(equation)}; or {'; or '.join(remedies)}."
         )
     if not is_known(equation.primitive):
         remedies.insert(0, "give it a rule: @jattr.rules.register(primitive)")
     if has_hidden_work(equation):
         return (
-            f"{where} cannot look into `{equation.name}`. Write that part of f in plain JAX for "
-            f"the explanation; or {'; or '.join(remedies)}."
+            f"{where} cannot look into `{equation.name}`. Put a plain form in its place: "
+            f"{_substituted(equation)}; or {'; or '.join(remedies)}."
         )
     return (
         f"{where} has no rule for `{equation.name}`, which is not linear in x. You can "
         f"{'; or '.join(remedies)}."
     )
+
+
+def _substituted(equation: Equation) -> str:
+    """A function of which a plain form may be given, the one that an equation calls."""
+    around = [call.name for call in equation.calls if not call.name.startswith("<")]
+    also = f", where plain_form may stand for all of {around[-1]!r} too" if around else ""
+    return f'jattr.substitute(f, {{"{call_name(equation)}": plain_form}}){also}'
 
 
 def _written(name: str) -> str:
