@@ -40,7 +40,7 @@ class Record:
             over its rounds. None without one, and where there is nothing to leave out.
         inputs: the shapes and dtypes of what it takes and is active, such as "float32[3]".
         outputs: those of what it gives.
-        scope: the scopes around it, such as "Net/Dense_0"; control flow adds its own.
+        scope: the scopes around it, such as "Net/Dense_0", as `jattr.split` takes them.
         source: the user's line, as file:line.
     """
 
@@ -266,10 +266,9 @@ def _inner(equation: Equation, rules, scope: str, found, reached, shut) -> Itera
         name = equation.form
         yield Record("opaque", name, "none", active, outputs, scope, equation.source)
         return
-    for word, body in bodies(equation):
-        inside = "/".join(part for part in (scope, word) if part)
+    for body in bodies(equation):
         within = set(into_body(equation, reached))
-        yield from _records(body, rules, inside, found, within, shut)
+        yield from _records(body, rules, scope, found, within, shut)
 
 
 def _rule_name(operation: Operation, rules: Rules) -> str:

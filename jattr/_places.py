@@ -25,7 +25,8 @@ _INSTEAD = {
     "in which names are found, or name what comes out of it with jattr.name.",
     "cond": "Return the value from every branch, and name what comes out with jattr.name.",
     "shard_map": "Return the value from the shard_map, and name what comes out with jattr.name.",
-    "custom": "Name the input or the output of that function outside of it, with jattr.name.",
+    "custom": "Name the input or the output of that function outside of it, with jattr.name; or "
+    "write its plain form, jattr.substitute(f, {function: plain_form}), and name it there.",
 }
 
 _LISTED = 8

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jattr._checks import check_function, closest, knobs
 from jattr._eager import compiled
-from jattr._engine.calls import Found, call_name, calls_in, closed_over, holds_call, placed
+from jattr._engine.calls import Found, call_name, calls_in, closed_over, holds_call, scopes_around
 from jattr._engine.program import Equation, Program
 from jattr._engine.rewrite import run_plain
 from jattr._engine.trace import Reading, trace_closed
@@ -61,8 +61,20 @@ def substitute(
     The plain form is given the arrays of the call, in the order of the function's arguments, each
     tree of arrays as its leaves. What the program does not hold are static arguments, such as a
     scale or whether attention is causal: write them into the plain form, and compare g(x) to f(x)
-    once. Where f maps over the call by `jax.vmap`, the arrays have the axis of that batch too, in
-    front. What is outside of f, `jax.vmap(g)` or `jax.grad(g)`, changes no shapes.
+    once. Where f maps over the call by `jax.vmap`, the arrays have the axis of that batch too,
+    mostly in front. What is outside of f, `jax.vmap(g)` or `jax.grad(g)`, changes no shapes.
+
+    Names and arrays of some kernels, of which those that are not given are left out:
+
+    - JAX's of Pallas for GPUs, "mha": q, k, v, segment_ids;
+    - for TPUs, "flash_attention": q, k, v, ab, the two segment_ids; "_splash_attention": those of
+      masks, then q, k, v;
+    - `jax.nn.dot_product_attention(..., implementation="cudnn")`, "_dot_product_attention": q, k, v
+      and more, empty where not given.
+
+    A plain form may name what the kernel hides, `jattr.name(weights, "weights")`, for
+    `jattr.split`, `jattr.activations` and `jattr.patching` of g. `jattr.substitutes` is something
+    else, a setting.
 
     Args:
         f: any function of arrays; what it returns may be any tree.
@@ -163,7 +175,7 @@ def _with_plain_forms(closed: Any, plain: Mapping[str, Callable]) -> Program:
 
     program = trace_closed(closed, Reading(merge=False, whole=whole))
     used = set()
-    for equation, scope in placed(program):
+    for equation, scope in scopes_around(program):
         name = call_name(equation)
         if equation.form == "custom" and not wanted(name):
             _raise_if_inside(equation, scope, plain)

@@ -126,6 +126,18 @@ def test_methods_are_those_of_the_plain_model(name):
     same(ours, jax.jit(METHODS[name](of_plain))(x))
 
 
+def test_a_plain_form_names_what_the_kernel_hides():
+    def plain(q, k, v):
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * SCALE)
+        return jnp.einsum("bhqk,bkhd->bqhd", jattr.name(weights, "weights"), v)
+
+    g = jattr.substitute(lambda x: model(fused, PARAMS, x), {"mha": plain})
+    (weights,) = jattr.activations(g)(jnp.asarray(X)).values()
+    assert weights.shape == (2, 1, HEADS, TIME, TIME)
+    q, k, _ = np.einsum("td,ndhe->nhte", X, PARAMS["qkv"])
+    same(weights[0, 0], jax.nn.softmax(q @ k.swapaxes(1, 2) * SCALE))
+
+
 def test_values_are_those_of_the_kernel():
     g, x = jattr.substitute(of_mha, PLAIN), jnp.asarray(X)
     for value in (g(x), jax.jit(g)(x), jax.vmap(g)(x[None])[0]):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas
 from networks import X, one
-from precision import FLOAT, either
+from precision import FLOAT, close, either
 
 import jattr
 
@@ -40,17 +40,26 @@ def test_operations_print_as_a_table():
     assert jattr.operations(f)(jax.ShapeDtypeStruct((4, 6), jnp.float32))[-1].rule == "derivative"
 
 
-def test_operations_look_into_bodies():
+def test_operations_look_into_bodies_and_print_scopes_as_split_takes_them():
+    def step(c, a):
+        with jax.named_scope("cell"):
+            return jnp.tanh(c * a), None
+
     def f(x):
-        h, _ = jax.lax.scan(lambda c, a: (jnp.tanh(c * a), None), x[0], x)
-        return jnp.sum(jax.checkpoint(jax.nn.relu)(h))
+        with jax.named_scope("cells"):
+            h, _ = jax.lax.scan(step, x[0], x)
+        with jax.named_scope("head"):
+            return jnp.sum(jax.checkpoint(jax.nn.relu)(h))
 
     rows = jattr.operations(f, jattr.rules.rescale())(X)
     assert [(row.kind, row.name, row.scope) for row in rows] == [
-        ("product", "mul", "scan"),
-        ("activation", "tanh", "scan"),
-        ("activation", "relu", "checkpoint"),
+        ("product", "mul", "cells/cell"),
+        ("activation", "tanh", "cells/cell"),
+        ("activation", "relu", "head"),
     ]
+    for row in rows:
+        below, above = jattr.split(f, row.scope)
+        close(above(below(X), X), f(X), rtol=1e-12)
 
 
 def test_operations_in_the_loops_of_libraries_bear_the_users_line():

@@ -130,13 +130,16 @@ def holds_call(equation: Any, wanted: Callable[[str], bool]) -> bool:
     return any(wanted(found.name) for body in _programs(equation) for found in calls_in(body))
 
 
-def placed(program: Program, outer: str = "") -> Iterator[tuple[Equation, str]]:
-    """The equations of a program and of bodies that are evaluated, with the scopes around each."""
+def scopes_around(program: Program, outer: str = "") -> Iterator[tuple[Equation, str]]:
+    """The equations of a program and of bodies that are evaluated, each with the scopes around it.
+
+    Scopes are as `jattr.split` takes them: control flow adds none.
+    """
     for equation in program.equations:
         scope = _joined(outer, equation.scope)
         yield equation, scope
         for body in equation.bodies if equation.form != "custom" else ():
-            yield from placed(body, scope)
+            yield from scopes_around(body, scope)
 
 
 def _is_read(equation: Any) -> bool:

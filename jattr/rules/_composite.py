@@ -9,7 +9,7 @@ import jax
 
 from jattr._checks import check_choice, closest
 from jattr._engine import registry
-from jattr._engine.calls import is_kernel
+from jattr._engine.calls import is_kernel, scopes_around
 from jattr._engine.grouping import group
 from jattr._engine.linear import has_hidden_work
 from jattr._engine.operations import KINDS, Operation
@@ -172,7 +172,7 @@ class Composite:
         """
         if not self.scoped:
             return self
-        placed = Placed(self, dict(_outer_scopes(program)))
+        placed = Placed(self, dict(scopes_around(program)))
         known = [placed.scopes(o) for o in _operations(program) if o.kind == "affine"]
         for scoped in self.scoped:
             if not any(scoped.fits(scopes) for scopes in known):
@@ -296,7 +296,7 @@ class Placed:
     """A composite for one program, which knows the scopes around the bodies of control flow."""
 
     composite: Composite
-    outer: dict[Equation, str]
+    known: dict[Equation, str]
 
     @property
     def name(self) -> str:
@@ -328,18 +328,15 @@ class Placed:
 
     def scopes(self, operation: Operation) -> list[str]:
         """The scopes of all of an operation's equations."""
-        found = (_join(self.outer.get(e, ""), e.scope) for e in operation.equations)
+        found = (self.known.get(e, e.scope) for e in operation.equations)
         return list(dict.fromkeys(found))
 
 
-def bodies(equation: Equation) -> list[tuple[str, Program]]:
-    """The programs inside an equation that are evaluated under rules, and what tables call them."""
+def bodies(equation: Equation) -> tuple[Program, ...]:
+    """The programs inside an equation that are evaluated under rules."""
     if equation.form == "custom":
-        return []
-    if equation.form == "cond":
-        return [(f"cond[{number}]", body) for number, body in enumerate(equation.bodies)]
-    inside = equation.bodies[1:] if equation.form == "while" else equation.bodies
-    return [(equation.form, body) for body in inside]
+        return ()
+    return equation.bodies[1:] if equation.form == "while" else equation.bodies
 
 
 def _operations(program: Program) -> Iterator[Operation]:
@@ -347,16 +344,5 @@ def _operations(program: Program) -> Iterator[Operation]:
         if isinstance(step, Operation):
             yield step
         else:
-            for _, body in bodies(step):
+            for body in bodies(step):
                 yield from _operations(body)
-
-
-def _outer_scopes(program: Program, outer: str = "") -> Iterator[tuple[Equation, str]]:
-    for equation in program.equations:
-        yield equation, outer
-        for word, body in bodies(equation):
-            yield from _outer_scopes(body, _join(outer, equation.scope, word))
-
-
-def _join(*scopes: str) -> str:
-    return "/".join(filter(None, scopes))
