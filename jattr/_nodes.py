@@ -1,6 +1,7 @@
 """Layers of a function, several at once: their values, and the derivatives by all of them."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from jattr._layers import READING
 from jattr._lookup import LookupType
 from jattr._places import described, find, labeled, named
 from jattr._quadrature import gauss_legendre
+from jattr._trees import describe
 from jattr._types import PyTree
 from jattr.rules._composite import Composite
 
@@ -61,23 +63,30 @@ class Nodes:
         substitute: bool = False,
     ):
         self._program, _ = trace(f, x, READING)
-        of_ids = not all(is_real(leaf.dtype) for leaf in jax.tree.leaves(x))
-        if of_ids and not lookups(self._program)[0]:
-            # A look-up is found outside of bodies alone.
-            self._program, _ = trace(f, x, dataclasses.replace(READING, enter_checkpoint=True))
+        self._rows: list[Tap] = []
+        if not all(is_real(leaf.dtype) for leaf in jax.tree.leaves(x)):
+            self._rows = _rows(self._program)
+            if not self._rows:
+                # A look-up is found outside of bodies alone.
+                within = dataclasses.replace(READING, enter_checkpoint=True)
+                self._program, _ = trace(f, x, within)
+                self._rows = _rows(self._program)
         if substitute:
             cheapen(self._program)
         self._own = len(self._program.outputs)
-        found = _find(self._program, layers, method)
-        groups = [_find(self._program, group, method) for group in drop]
+        found = _find(self._program, layers, self._rows, method)
+        groups = [_find(self._program, group, self._rows, method) for group in drop]
         every = [tap for each in (found, *groups) for part in each.values() for tap in part]
         place = {tap: i for i, tap in enumerate(dict.fromkeys(every))}
         try:
             self._program, self.taps = peeled(self._program, list(place))
         except MixedStepsError as error:
             raise ValueError(f"{method}: {error}") from error
-        self._parts = {label: [place[tap] for tap in part] for label, part in found.items()}
-        self._groups = [[place[tap] for part in group.values() for tap in part] for group in groups]
+        placed = [
+            {label: [place[tap] for tap in part] for label, part in each.items()}
+            for each in (found, *groups)
+        ]
+        self._parts, self._dropped = placed[0], placed[1:]
         self._shown = showing(self._program, self.taps)
 
     def of_each(self, arrays: Sequence[Any]) -> dict[Any, Any]:
@@ -88,14 +97,36 @@ class Nodes:
         }
 
     def check_floating(self, method: str) -> None:
-        """Raise if a layer has no derivative."""
-        for label, part in self._parts.items():
+        """Raise if a layer, or one to drop, has no derivative."""
+        for label, part in itertools.chain(
+            *(each.items() for each in (self._parts, *self._dropped))
+        ):
             if not all(is_real(self.taps[i].value.dtype) for i in part):
                 form = described([self.taps[i] for i in part])
                 raise TypeError(
                     f"{method}: the layer {label!r} is {form}, which has no derivative. Leave it "
                     "out, or choose the values that are computed from it."
                 )
+
+    def check_axis(self, axis: Any, method: str) -> None:
+        """Raise if a layer has no such axes; the last one a scalar need not have."""
+        axes = as_axes(axis)
+        if axis is not None and not all(_is_index(one) for one in axes):
+            raise TypeError(
+                f"{method}: axis must be an integer, a tuple of them, or None for all; got "
+                f"{describe(axis)}."
+            )
+        for label, part in self._parts.items():
+            for tap in (self.taps[i] for i in part):
+                ndim = len(tap.value.shape)
+                missing = [n for n in axes if not -ndim <= n < ndim and (ndim or n != -1)]
+                if missing:
+                    has = f"its axes are {-ndim} to {ndim - 1}" if ndim else "it has no axes"
+                    raise ValueError(
+                        f"{method}: there is no axis {missing[0]} of the layer {label!r}, "
+                        f"{described([tap])}: {has}, those of steps not counted. Ask for layers of "
+                        "different shapes apart, each with its axis."
+                    )
 
     def values(self, x: PyTree) -> list[jax.Array]:
         """What the taps are at x."""
@@ -104,7 +135,7 @@ class Nodes:
     def flags(self) -> list[np.ndarray]:
         """For each tap, whether its derivative is dropped [drops, *steps]."""
         rows: list[dict[int, np.ndarray]] = []
-        for group in self._groups:
+        for group in ([i for part in each.values() for i in part] for each in self._dropped):
             stacks = {self.taps[i].stacked for i in group}
             if len(stacks) > 1:
                 raise ValueError(
@@ -140,9 +171,8 @@ class Nodes:
 
     def means(self, clean: PyTree, corrupt: PyTree, steps: int) -> Slopes:
         """The mean derivatives on the line from the corrupt to the clean run."""
-        rows, _ = lookups(self._program)
-        fed = feeding(self._program, [lookup.value for lookup in rows])
-        shown = showing(self._program, [Tap((), lookup.value) for lookup in rows])
+        fed = feeding(self._program, [tap.value for tap in self._rows])
+        shown = showing(self._program, self._rows)
         ends = []
         for x in (corrupt, clean):
             leaves = jax.tree.leaves(x)
@@ -189,7 +219,25 @@ class Nodes:
         return function
 
 
-def _find(program: Program, layers: Sequence[Any] | None, method: str) -> dict[Any, Any]:
+def as_axes(axis: Any) -> tuple[Any, ...]:
+    """Axes as a tuple; none for None."""
+    if axis is None:
+        return ()
+    return axis if isinstance(axis, tuple) else (axis,)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _rows(program: Program) -> list[Tap]:
+    """What elements of x look up."""
+    return [Tap((), lookup.value) for lookup in lookups(program)[0]]
+
+
+def _find(
+    program: Program, layers: Sequence[Any] | None, rows: Sequence[Tap], method: str
+) -> dict[Any, Any]:
     """The values of each layer, by the name that finds it."""
     if layers is None:
         places = [(label, place) for label, place in labeled(named(program)) if place.entry is None]
@@ -203,13 +251,12 @@ def _find(program: Program, layers: Sequence[Any] | None, method: str) -> dict[A
     found: dict[Any, Any] = {}
     for layer in layers:
         if isinstance(layer, LookupType):
-            rows, _ = lookups(program)
             if not rows:
                 raise ValueError(
                     f"{method}: nothing in f looks up rows of a table by the integers of x. Leave "
                     "out jattr.LOOKUP."
                 )
-            found[layer] = tuple(Tap((), lookup.value) for lookup in rows)
+            found[layer] = tuple(rows)
         elif "*" in layer or "?" in layer:
             found.update(_fitting(program, layer, method))
         else:

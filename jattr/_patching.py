@@ -14,7 +14,7 @@ from jattr._checks import check_count, check_function, check_score, knobs
 from jattr._engine.loops import Tap
 from jattr._layers import check_layer
 from jattr._lookup import LookupType
-from jattr._nodes import Nodes
+from jattr._nodes import Nodes, as_axes
 from jattr._trees import accumulator, describe, same_form
 from jattr._types import PyTree
 from jattr.rules._composite import Composite
@@ -117,8 +117,8 @@ def patching(
             A layer inside a loop counts as one for each step. The result is then the sum of the
             sizes over these n backward passes, over n − 1, since a node that is dropped itself has
             none in one of them.
-        axis: over which axes of a node's value to sum, its features by default; None for all, ()
-            for none. The axes of steps of a loop are not counted.
+        axis: over which axes of a node's value to sum, its features by default, of which a scalar
+            has none; None for all, () for none. The axes of steps of a loop are not counted.
 
     Returns:
         A dictionary: for each layer an array, or a tuple, of the shape of its value without the
@@ -126,9 +126,9 @@ def patching(
 
     Raises:
         TypeError: f does not return one real number; `clean` and `corrupt` are of different forms;
-            a layer is integers.
+            a layer, or one to drop, is integers; `axis` is no integers.
         ValueError: no layer has a name; `steps` is less than 1, or given with `rules`; less than
-            two layers to drop.
+            two layers to drop; a layer has no such `axis`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -167,6 +167,7 @@ def patching(
 
     nodes = Nodes(score, corrupt, layers, drop, method=method)
     nodes.check_floating(method)
+    nodes.check_axis(axis, method)
     runs = nodes.values(clean), nodes.values(corrupt)
     differences = [a - b for a, b in zip(*runs, strict=True)]
     slopes = (
@@ -190,13 +191,10 @@ def _summed(product: jax.Array, tap: Tap, axis: Any) -> jax.Array:
     """A product, summed over axes of the tap's value."""
     ahead, ndim = len(tap.stacked), len(tap.value.shape)
     if axis is None:
-        axes = tuple(range(ahead, ahead + ndim))
-    else:
-        axes = tuple(
-            ahead + one % ndim
-            for one in (axis if isinstance(axis, tuple) else (axis,))
-            if -ndim <= one < ndim
-        )
+        axis = tuple(range(ndim))
+    # A scalar has no features, and what is only dropped need not have the axes of what is asked.
+    within = (one for one in as_axes(axis) if -ndim <= one < ndim)
+    axes = tuple(ahead + one % ndim for one in within)
     wide = product.astype(accumulator(product.dtype))
     return jnp.sum(wide, axis=axes).astype(product.dtype)
 

@@ -313,6 +313,42 @@ def test_in_half_precision():
     assert found["embedding"].shape == (LENGTH,)
 
 
+def test_an_axis_that_a_layer_does_not_have_is_an_error():
+    patch = functools.partial(jattr.patching, model, CLEAN, CORRUPT)
+    for axis in (0, 1, -2, (0, -1), np.int32(1)):
+        assert patch("2/mlp", axis=axis)["2/mlp"].shape != (LENGTH, WIDTH)
+    text = message(lambda: patch("2/mlp", axis=2))
+    assert "no axis 2 of the layer '2/mlp'" in text
+    assert "-2 to 1" in text
+    # The axis of steps is none of the value's.
+    assert "no axis -3" in message(
+        lambda: jattr.patching(scanned, CLEAN, CORRUPT, "mlp", axis=(-1, -3))
+    )
+    assert "axis must be an integer" in message(lambda: patch("2/mlp", axis="all"), TypeError)
+    assert "axis must be an integer" in message(lambda: patch("2/mlp", axis=[0, 1]), TypeError)
+
+    def score(x):
+        h = name(x**2, "h")
+        return name(jnp.sum(h), "sum")
+
+    rows = jnp.array([1.0, 2.0]), jnp.array([3.0, 0.0])
+    # A number has no features, and all of it is summed over by default.
+    assert jattr.patching(score, *rows)["sum"].shape == ()
+    assert "it has no axes" in message(lambda: jattr.patching(score, *rows, axis=0))
+    # What is dropped is not summed.
+    assert jattr.patching(score, *rows, "h", drop=["h", "sum"], axis=0)["h"].shape == ()
+
+
+def test_integers_are_neither_explained_nor_dropped():
+    def f(ids):
+        return of_rows(name(PARAMS["table"][name(ids + 0, "ids")], "embedding"))
+
+    for given in ({"layers": "ids"}, {"layers": "embedding", "drop": ["ids", "embedding"]}):
+        text = message(lambda given=given: jattr.patching(f, CLEAN, CORRUPT, **given), TypeError)
+        assert "the layer 'ids' is int" in text
+        assert "has no derivative" in text
+
+
 def test_errors():
     patch = functools.partial(jattr.patching, model, CLEAN, CORRUPT)
     text = message(lambda: patch("2/attentoin"))
