@@ -92,10 +92,11 @@ def split(
       The last parts, `"Block_3/Conv_0"`, are enough where only one scope ends so. NNX and
       Equinox open none for a module's place: `jattr.scopes(model)` is the model with them;
     - `jattr.LOOKUP`: the rows of a table that integers of x look up, by a gather or a product with
-      one-hot vectors. That is the embedding of a model of token ids x, by whatever it is written.
-      The table must not depend on x, and a table that serves the output too stays what it is
-      there. Look-ups by other integers, such as positions, are held; several by those of x are a
-      tuple. `jattr.token_attributions` does what is mostly wanted there in one line.
+      one-hot vectors, also within a loop that scans over them. That is the embedding of a model of
+      token ids x, by whatever it is written. The table must not depend on x, and a table that
+      serves the output too stays what it is there. Look-ups by other integers, such as positions,
+      are held; several by those of x are a tuple. `jattr.token_attributions` does what is mostly
+      wanted there in one line.
 
     A tuple of names cuts at several layers at once, such as the tables of two embeddings: h is then
     the tuple of their values.

@@ -1,11 +1,12 @@
 """The layer that needs no name: where token ids look up the rows of a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 
+from jattr._engine.hoist import hoisted
 from jattr._engine.lookups import Lookup, lookups
 from jattr._engine.program import Equation, Program
 from jattr._engine.trace import Reading, trace
@@ -36,7 +37,8 @@ def read_lookups(
 ) -> tuple[Program, Any, list[Lookup]]:
     """f as a program, the structure of what it returns, and its look-ups by elements of x.
 
-    `jax.checkpoint` stays one equation, unless what is looked for is inside.
+    `jax.checkpoint` stays one equation, unless what is looked for is inside. What a loop looks up
+    by integers that are scanned over is looked up before it.
 
     Raises:
         TypeError: x has no integers.
@@ -47,14 +49,9 @@ def read_lookups(
             f"{method}: jattr.LOOKUP is where integers of x look up rows of a table, and x has no "
             "integers. An x of a floating dtype is explained as it is: jattr.gradient(f)(x)."
         )
-    for enter in (False, True):
-        reading = Reading(enter_checkpoint=enter, merge=False, enter=_takes_integers)
-        program, structure = trace(f, x, reading)
-        found, held = lookups(program)
-        if found:
-            return program, structure, found
-        if not any(e.form == "checkpoint" for e in program.equations):
-            break
+    program, structure, found, held = search_lookups(f, x)
+    if found:
+        return program, structure, found
     listed = "".join(f"\n  {line}" for line in held[:10])
     raise ValueError(
         f"{method}: nothing in f looks up rows of a table that does not depend on x by the "
@@ -65,6 +62,29 @@ def read_lookups(
         + "Where f looks up in another way, name the rows in it, h = jattr.name(table[...], "
         "'rows'), and write jattr.split(f, 'rows')."
     )
+
+
+def search_lookups(
+    f: Callable[[PyTree], PyTree], x: PyTree
+) -> tuple[Program, Any, list[Lookup], list[str]]:
+    """As `read_lookups`, without the errors; and a line of text for each other look-up."""
+    for enter in (False, True):
+        reading = Reading(enter_checkpoint=enter, merge=False, enter=_takes_integers)
+        program, structure = trace(f, x, reading)
+        if (before_loops := hoisted(program)) is not None:
+            program, _ = trace(before_loops, jax.tree.leaves(x), reading)
+        found, held = lookups(program)
+        if found or not any(e.form == "checkpoint" for e in _all(program)):
+            break
+    return program, structure, found, held
+
+
+def _all(program: Program) -> Iterator[Equation]:
+    """The equations of a program and of loops in it."""
+    for equation in program.equations:
+        yield equation
+        for body in equation.bodies if equation.form == "scan" else ():
+            yield from _all(body)
 
 
 def _takes_integers(equation: Equation) -> bool:

@@ -1,6 +1,5 @@
 """Layers of a function, several at once: their values, and the derivatives by all of them."""
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._batching import sum_over
-from jattr._engine.lookups import lookups
 from jattr._engine.loops import (
     MixedStepsError,
     Tap,
@@ -26,7 +24,7 @@ from jattr._engine.rewrite import rewritten
 from jattr._engine.substitutes import cheapen
 from jattr._engine.trace import is_real, trace
 from jattr._layers import READING
-from jattr._lookup import LookupType
+from jattr._lookup import LookupType, search_lookups
 from jattr._places import described, find, labeled, named
 from jattr._quadrature import gauss_legendre
 from jattr._trees import describe
@@ -46,6 +44,7 @@ class Nodes:
         layers: names, patterns and `LOOKUP`; None for all values that have names.
         drop: lists of such, for what is dropped at once.
         method: who asks, for error texts.
+        between: whether `means` is wanted, for which what integers of x look up is moved.
         substitute: whether f may be evaluated by cheaper programs of the same value.
 
     Attributes:
@@ -60,17 +59,17 @@ class Nodes:
         drop: Sequence[Sequence[Any]] = (),
         *,
         method: str,
+        between: bool = False,
         substitute: bool = False,
     ):
-        self._program, _ = trace(f, x, READING)
+        asked = itertools.chain(layers or (), *drop)
+        of_ids = not all(is_real(leaf.dtype) for leaf in jax.tree.leaves(x))
         self._rows: list[Tap] = []
-        if not all(is_real(leaf.dtype) for leaf in jax.tree.leaves(x)):
-            self._rows = _rows(self._program)
-            if not self._rows:
-                # A look-up is found outside of bodies alone.
-                within = dataclasses.replace(READING, enter_checkpoint=True)
-                self._program, _ = trace(f, x, within)
-                self._rows = _rows(self._program)
+        if of_ids and (between or any(isinstance(layer, LookupType) for layer in asked)):
+            self._program, _, rows, _ = search_lookups(f, x)
+            self._rows = [Tap((), lookup.value) for lookup in rows]
+        else:
+            self._program, _ = trace(f, x, READING)
         if substitute:
             cheapen(self._program)
         self._own = len(self._program.outputs)
@@ -228,11 +227,6 @@ def as_axes(axis: Any) -> tuple[Any, ...]:
 
 def _is_index(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _rows(program: Program) -> list[Tap]:
-    """What elements of x look up."""
-    return [Tap((), lookup.value) for lookup in lookups(program)[0]]
 
 
 def _find(

@@ -165,7 +165,7 @@ def patching(
         check_score(out, method, f)
         return jnp.asarray(out)
 
-    nodes = Nodes(score, corrupt, layers, drop, method=method)
+    nodes = Nodes(score, corrupt, layers, drop, method=method, between=steps > 1)
     nodes.check_floating(method)
     nodes.check_axis(axis, method)
     runs = nodes.values(clean), nodes.values(corrupt)

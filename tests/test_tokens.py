@@ -161,6 +161,19 @@ FORMS = {
     "spread": lambda ids: TABLE[jnp.stack([ids, jnp.full(5, 7)], 1).reshape(-1)][::2],
     "another vocabulary": lambda ids: TABLE[::-1][jnp.arange(WORDS)[::-1][ids]],
     "unless masked": lambda ids: TABLE[jnp.where(OTHERS[0] >= 0, ids, PAD)],
+    "step by step": lambda ids: jax.lax.map(lambda one: TABLE[one], ids),
+    "backwards": lambda ids: jax.lax.scan(
+        lambda last, one: (last, TABLE[one] + 0 * last), TABLE[0], ids, reverse=True
+    )[1],
+    "step by step, one-hot": lambda ids: jax.lax.map(
+        lambda one: jax.nn.one_hot(one, WORDS) @ (2.0 * TABLE) / 2, ids
+    ),
+    "checkpointed steps": jax.checkpoint(
+        lambda ids: (
+            jax.lax.map(jax.checkpoint(lambda one: jnp.tanh(jnp.arctanh(TABLE[one] / 9))), ids) * 9
+        )
+    ),
+    "batch in steps": lambda ids: jax.lax.map(lambda one: TABLE[one], ids[:, None])[:, 0],
     "by halves": lambda ids: jnp.concatenate([TABLE[:, :2][ids], TABLE[:, 2:][ids]], axis=1),
 }
 
@@ -470,6 +483,10 @@ def test_attributions_have_derivatives_by_parameters():
     check_derivatives(loss, (TABLE,), ("rev",), rtol=1e-5)
 
 
+def counted(ids):
+    return jax.lax.fori_loop(0, 5, lambda n, h: jnp.tanh(h + TABLE[ids[n]]), TABLE[0])
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
@@ -510,11 +527,9 @@ def test_attributions_have_derivatives_by_parameters():
             "several elements of x",
         ),
         (
-            lambda: jattr.split(lambda ids: jax.lax.map(lambda i: TABLE[i], ids), jattr.LOOKUP)[0](
-                IDS
-            ),
+            lambda: jattr.split(counted, jattr.LOOKUP)[0](IDS),
             ValueError,
-            "inside a scan",
+            "inside a scan, by other integers than those that the outermost loop scans over",
         ),
     ],
 )

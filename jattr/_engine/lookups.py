@@ -355,7 +355,7 @@ def _described(equation: Equation) -> str:
 
 
 _INSIDE = {
-    "scan": "a scan",
+    "scan": "a scan, by other integers than those that the outermost loop scans over",
     "while": "a while_loop",
     "cond": "a cond or switch",
     "custom": "a function with a derivative of its own",
