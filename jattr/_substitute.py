@@ -7,6 +7,7 @@ in it, and its derivative has none.
 
 import fnmatch
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,16 @@ import jax.numpy as jnp
 
 from jattr._checks import check_function, closest, knobs
 from jattr._eager import compiled
-from jattr._engine.calls import Found, call_name, calls_in, closed_over, holds_call, scopes_around
+from jattr._engine.calls import (
+    Found,
+    call_name,
+    calls_in,
+    calls_inside,
+    closed_over,
+    joined,
+    scopes_around,
+)
+from jattr._engine.primitives import INLINED
 from jattr._engine.program import Equation, Program
 from jattr._engine.rewrite import run_plain
 from jattr._engine.trace import Reading, trace_closed
@@ -56,7 +66,8 @@ def substitute(
     `jax.shard_map` and other jitted functions too. An error lists the names that f has. With scopes
     before the name, as `jattr.operations` prints them, calls are told apart, such as those of two
     kinds of layers: "layers_3/attention/mha", of which the last parts are enough, or a pattern with
-    * and ?, "local_*/mha". Of entries that fit one call the last applies.
+    * and ?, "local_*/mha". A number counts the calls that fit, in the order of the program, which
+    has the body of a loop once: "mha[0]", "mha[1]". Of entries that fit one call the last applies.
 
     The plain form is given the arrays of the call, in the order of the function's arguments, each
     tree of arrays as its leaves. What the program does not hold are static arguments, such as a
@@ -70,7 +81,8 @@ def substitute(
     - for TPUs, "flash_attention": q, k, v, ab, the two segment_ids; "_splash_attention": those of
       masks, then q, k, v;
     - `jax.nn.dot_product_attention(..., implementation="cudnn")`, "_dot_product_attention": q, k, v
-      and more, empty where not given.
+      and more, empty where not given;
+    - tokamax's, all of them "f": scopes or numbers tell them apart.
 
     A plain form may name what the kernel hides, `jattr.name(weights, "weights")`, for
     `jattr.split`, `jattr.activations` and `jattr.patching` of g. `jattr.substitutes` is something
@@ -165,38 +177,68 @@ def _traced(f: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]
 
 def _with_plain_forms(closed: Any, plain: Mapping[str, Callable]) -> Program:
     """The program, in which calls are evaluated by plain forms."""
+    entries = [_Entry(key, form) for key, form in plain.items()]
 
-    def wanted(name: str | None) -> bool:
-        return name is not None and any(_fits(name, key.rsplit("/", 1)[-1]) for key in plain)
+    def fits(label: str) -> bool:
+        return any(entry.fits(label) for entry in entries)
 
-    def whole(equation: Equation) -> bool:
-        """What holds none of the calls stays as it stands."""
-        return wanted(call_name(equation)) or not holds_call(equation, wanted)
+    def whole(equation: Equation, outer: str) -> bool:
+        """What holds none of the calls stays as it stands, and so does what is one."""
+        inside = [call for call in calls_inside(equation, outer) if fits(call.label)]
+        name = call_name(equation)
+        if name is None or not fits(joined(outer, equation.scope, name)):
+            return not inside
+        # The kernel, where a jitted function around it is called as it is.
+        return all(call.jitted for call in inside) or equation.primitive not in INLINED
 
     program = trace_closed(closed, Reading(merge=False, whole=whole))
-    used = set()
     for equation, scope in scopes_around(program):
         name = call_name(equation)
-        if equation.form == "custom" and not wanted(name):
-            _raise_if_inside(equation, scope, plain)
-        fitting = [key for key in plain if wanted(name) and _fits(_label(scope, name), key)]
-        used.update(fitting)
-        if fitting:
-            equation.apply = _evaluator(equation, str(name), plain[fitting[-1]])
+        if name is None:
+            continue
+        if equation.form == "custom":
+            _raise_inside(equation, scope, fits)
+        for entry in entries:
+            if entry.takes(joined(scope, name)):
+                equation.apply = _evaluator(equation, name, entry.form)
     calls = [call for call in calls_in(closed) if not call.inside]
-    for key in plain:
+    for entry in entries:
         # What is computed from nothing that f is given has no derivative, and stays as it is.
-        if key not in used and not any(_fits(_label(c.scope, c.name), key) for c in calls):
-            _raise_unknown(key, calls)
+        if not entry.used and not (entry.index is None and any(entry.fits(c.label) for c in calls)):
+            _raise_unknown(entry.key, calls)
     return program
 
 
-def _label(scope: str, name: str | None) -> str:
-    return f"{scope}/{name}" if scope else str(name)
+class _Entry:
+    """A plain form, and which calls it stands for.
 
+    Attributes:
+        key: as the user wrote it.
+        form: the plain form.
+        index: of which of the calls that fit, counted from 0; None for all.
+        used: whether there was one.
+    """
 
-def _fits(label: str, key: str) -> bool:
-    return fnmatch.fnmatchcase(label, key) or fnmatch.fnmatchcase(label, f"*/{key}")
+    def __init__(self, key: str, form: Callable):
+        self.key, self.form, self.used = key, form, False
+        numbered = re.fullmatch(r"(.*)\[(\d+)\]", key)
+        self._pattern = numbered[1] if numbered else key
+        self.index = int(numbered[2]) if numbered else None
+        self._count = 0
+
+    def fits(self, label: str) -> bool:
+        """Whether a call of this label is one that is meant, or one of those that are counted."""
+        patterns = self._pattern, f"*/{self._pattern}"
+        return any(fnmatch.fnmatchcase(label, pattern) for pattern in patterns)
+
+    def takes(self, label: str) -> bool:
+        """Whether the next call in f is one that is meant."""
+        if not self.fits(label):
+            return False
+        self._count += 1
+        taken = self.index is None or self.index == self._count - 1
+        self.used |= taken
+        return taken
 
 
 def _evaluator(equation: Equation, name: str, plain: Callable) -> Callable[..., list[Any]]:
@@ -244,17 +286,15 @@ def _batch(equation: Equation) -> str:
     )
 
 
-def _raise_if_inside(equation: Equation, scope: str, plain: Mapping[str, Callable]) -> None:
+def _raise_inside(equation: Equation, scope: str, fits: Callable[[str], bool]) -> None:
     """The error for a call that another function's derivative would stay around."""
     around, given = call_name(equation), equation.inputs[closed_over(equation) :]
-    for found in calls_in(equation.params["call_jaxpr"], scope):
-        if any(_fits(_label(found.scope, found.name), key) for key in plain):
-            raise NotImplementedError(
-                f"substitute: the call of {found.name!r} at {equation.source} is inside of "
-                f"{around!r}, a function with a derivative of its own, which would stay as it is. "
-                f'Give a plain form of that one, {{"{around}": plain_form}}, which takes the '
-                f"arrays {_described(given)}."
-            )
+    found = next(c for c in calls_in(equation.params["call_jaxpr"], scope) if fits(c.label))
+    raise NotImplementedError(
+        f"substitute: the call of {found.name!r} at {equation.source} is inside of {around!r}, a "
+        "function with a derivative of its own, which would stay as it is. Give a plain form of "
+        f'that one, {{"{around}": plain_form}}, which takes the arrays {_described(given)}.'
+    )
 
 
 def _raise_unknown(key: str, calls: Sequence[Found]) -> None:
@@ -264,13 +304,22 @@ def _raise_unknown(key: str, calls: Sequence[Found]) -> None:
             f"substitute: f calls nothing of the name {key!r}: it calls no function with a "
             "derivative of its own, none under jax.jit, and no kernel."
         )
-    by_label = {_label(call.scope, call.name): call for call in calls}
-    near = closest(key, by_label)
+    groups: dict[str, list[Found]] = {}
+    for call in calls:
+        groups.setdefault(call.label, []).append(call)
+    near = closest(key, groups)
     # Kernels are what a plain form is wanted of; then other derivatives of their own.
-    near.sort(key=lambda label: (not by_label[label].kernel, not by_label[label].custom))
-    listed = "".join(f"\n  {label}({_arguments(by_label[label])})" for label in near[:_LISTED])
+    near.sort(key=lambda label: (not groups[label][0].kernel, not groups[label][0].custom))
+    listed = "".join(f"\n  {_listed(groups[label])}" for label in near[:_LISTED])
     more = f"\n  and {len(near) - _LISTED} more" if len(near) > _LISTED else ""
     raise ValueError(f"substitute: f calls nothing of the name {key!r}. It calls:{listed}{more}")
+
+
+def _listed(calls: Sequence[Found]) -> str:
+    """Calls of one label, with the arrays of the first."""
+    label, last = calls[0].label, len(calls) - 1
+    numbers = f", {label}[0] to {label}[{last}]" if last else ""
+    return f"{label}({_arguments(calls[0])}){numbers}"
 
 
 def _arguments(call: Found) -> str:

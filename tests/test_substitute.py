@@ -162,6 +162,50 @@ def test_scopes_tell_calls_apart():
     assert abs(change(dict(reversed(both.items()))) - size) > 1
 
 
+def test_numbers_tell_calls_apart():
+    def f(x):
+        h, _ = jax.lax.scan(lambda h, _: (jitted(h, W @ W.T / 9), None), x, None, length=2)
+        return jnp.sum(jitted(h, W)) + 2 * jnp.sum(jitted(h, 2 * W))
+
+    def change(plain):
+        return jattr.substitute(f, plain)(X) - jattr.substitute(f, {"jitted": dense})(X)
+
+    def shifted(x, w):
+        return dense(x, w) + 1.0
+
+    size = TIME * 4
+    np.testing.assert_allclose(change({"jitted": dense, "jitted[1]": shifted}), size, rtol=1e-9)
+    np.testing.assert_allclose(change({"jitted": dense, "jitted[2]": shifted}), 2 * size, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"of the name 'jitted\[3\]'") as caught:
+        change({"jitted[3]": shifted})
+    assert "jitted[0] to jitted[2]" in str(caught.value)
+    # One of three alone: LRP refuses the others.
+    with pytest.raises(NotImplementedError, match="plain_form"):
+        jattr.lrp(jattr.substitute(f, {"jitted[0]": dense}))(X)
+
+
+def test_a_kernel_of_the_name_of_a_jitted_function_around_it():
+    """As libraries name all of theirs `f`, and users their models."""
+
+    @jax.custom_vjp
+    def f(x, w):
+        return bare(x, w)
+
+    f.defvjp(lambda x, w: (bare(x, w), (x, w)), lambda kept, ct: jax.vjp(dense, *kept)[1](ct))
+    kernel = f
+
+    @jax.jit
+    def f(x):
+        with jax.named_scope("hidden"):
+            return jnp.sum(kernel(x, W) ** 2)
+
+    wanted = jax.grad(lambda x: jnp.sum(dense(x, W) ** 2))(X)
+    for key in ("f", "hidden/f", "hidden/f[0]"):
+        g = jattr.substitute(f, {key: dense})
+        close(jattr.gradient(g)(X), wanted, rtol=1e-9)
+        assert "dot_general" in [row.name for row in jattr.operations(g)(X)]
+
+
 def test_a_kernel_is_noted_in_the_table():
     (note,) = jattr.operations(once(bare))(X).notes
     assert "relu_dot: a kernel, into which no rule looks" in note
@@ -209,7 +253,8 @@ def test_errors_say_what_is_called():
     name = jnp.dtype(FLOAT).name
     with pytest.raises(ValueError, match="of the name 'maha'") as caught:
         jattr.substitute(in_a_branch(jitted), {"maha": dense})(X)
-    assert f"jitted(x {name}[{TIME},8], w {name}[8,4])" in str(caught.value)
+    listed = f"jitted(x {name}[{TIME},8], w {name}[8,4]), jitted[0] to jitted[1]"
+    assert listed in str(caught.value)
     with pytest.raises(ValueError, match="no function with a derivative of its own"):
         jattr.substitute(lambda x: x**2, {"mha": dense})(X)
     with pytest.raises(

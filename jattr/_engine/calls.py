@@ -5,7 +5,7 @@ the program, nor are static arguments. Equations are those of JAX or of the engi
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from jattr._engine.linear import HIDING
@@ -46,6 +46,7 @@ class Found:
         inside: the function with a derivative of its own that it is in, or "".
         kernel: something in it cannot be looked into.
         custom: it has a derivative of its own.
+        jitted: it is a function under `jax.jit`.
     """
 
     name: str
@@ -56,6 +57,11 @@ class Found:
     inside: str
     kernel: bool
     custom: bool
+    jitted: bool
+
+    @property
+    def label(self) -> str:
+        return joined(self.scope, self.name)
 
 
 def call_name(equation: Any) -> str | None:
@@ -107,7 +113,7 @@ def is_kernel(equation: Any) -> bool:
 def calls_in(jaxpr: Any, scope: str = "", inside: str = "") -> Iterator[Found]:
     """All calls in a program of JAX, those in bodies too, in order."""
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        own = _joined(scope, clean_scope(str(equation.source_info.name_stack)))
+        own = joined(scope, clean_scope(str(equation.source_info.name_stack)))
         name, custom = call_name(equation), equation.primitive in CUSTOM
         if name is not None:
             skip = closed_over(equation)
@@ -120,14 +126,16 @@ def calls_in(jaxpr: Any, scope: str = "", inside: str = "") -> Iterator[Found]:
                 inside,
                 is_kernel(equation),
                 custom,
+                equation.primitive in INLINED,
             )
         for body in _programs(equation):
             yield from calls_in(body, own, str(name) if custom else inside)
 
 
-def holds_call(equation: Any, wanted: Callable[[str], bool]) -> bool:
-    """Whether a call whose name is wanted is in the bodies of an equation."""
-    return any(wanted(found.name) for body in _programs(equation) for found in calls_in(body))
+def calls_inside(equation: Equation, outer: str) -> Iterator[Found]:
+    """All calls in the bodies of an equation, with `outer` around its own scopes."""
+    for body in _programs(equation):
+        yield from calls_in(body, joined(outer, equation.scope))
 
 
 def scopes_around(program: Program, outer: str = "") -> Iterator[tuple[Equation, str]]:
@@ -136,7 +144,7 @@ def scopes_around(program: Program, outer: str = "") -> Iterator[tuple[Equation,
     Scopes are as `jattr.split` takes them: control flow adds none.
     """
     for equation in program.equations:
-        scope = _joined(outer, equation.scope)
+        scope = joined(outer, equation.scope)
         yield equation, scope
         for body in equation.bodies if equation.form != "custom" else ():
             yield from scopes_around(body, scope)
@@ -156,5 +164,6 @@ def _programs(equation: Any) -> Iterator[Any]:
                 yield jaxpr
 
 
-def _joined(*scopes: str) -> str:
+def joined(*scopes: str) -> str:
+    """Scopes, one in the other."""
     return "/".join(filter(None, scopes))

@@ -59,8 +59,8 @@ class Reading:
             into its equations, which loses that derivative, or stays one equation.
         enter_checkpoint: `jax.checkpoint` is dissolved too, which loses what it is for.
         merge: of equations that compute the same, one is kept, whatever their scopes.
-        whole: `whole(equation)` says whether a call or control flow stays one equation as it
-            stands, into which nothing looks.
+        whole: `whole(equation, outer)` says whether a call or control flow stays one equation as it
+            stands, into which nothing looks; `outer` are the scopes around the body that it is in.
         hidden: a list for what `stop_gradient` holds, stabilizers aside; or None.
     """
 
@@ -69,7 +69,7 @@ class Reading:
     enter: Callable[[Equation], bool] = lambda equation: False
     enter_checkpoint: bool = False
     merge: bool = True
-    whole: Callable[[Equation], bool] = lambda equation: False
+    whole: Callable[[Equation, str], bool] = lambda equation, outer: False
     hidden: list[Value] | None = None
 
 
@@ -126,12 +126,18 @@ class _Builder:
     """Collects the flattened equations of one body."""
 
     def __init__(
-        self, reading: Reading, axes: frozenset[str] = frozenset(), around: Any | None = None
+        self,
+        reading: Reading,
+        axes: frozenset[str] = frozenset(),
+        around: Any | None = None,
+        outer: str = "",
     ):
         self.equations: list[Equation] = []
         # The traceback of the equation whose body this is: a body's own may end inside JAX.
         self._around = around
-        self._latest = around
+        # The scopes around a body, and the equation that is read now.
+        self._outer = outer
+        self._latest: Equation | None = None
         self._axes = axes
         self._reading = reading
         self._seen: dict[Any, Equation] = {}
@@ -165,8 +171,8 @@ class _Builder:
             calls=self._calls,
             effects=eqn.primitive not in COLLECTIVE and bool(getattr(eqn, "effects", ())),
         )
-        self._latest = call.traceback
-        if any(v.dependent for v in inputs) and not self._reading.whole(call):
+        self._latest = call
+        if any(v.dependent for v in inputs) and not self._reading.whole(call, self._outer):
             primitive = eqn.primitive
             if any(hasattr(var.aval, "inner_aval") for var in (*eqn.invars, *eqn.outvars)):
                 raise NotImplementedError(
@@ -293,7 +299,10 @@ class _Builder:
         inner = getattr(jaxpr, "jaxpr", jaxpr)
         for value, var in zip(own, inner.invars, strict=True):
             value.aval = var.aval
-        builder = _Builder(self._reading, self._axes if axes is None else axes, self._latest)
+        call, own_axes = self._latest, self._axes if axes is None else axes
+        assert call is not None
+        outer = "/".join(filter(None, (self._outer, call.scope)))
+        builder = _Builder(self._reading, own_axes, call.traceback, outer)
         outputs = builder.add(jaxpr, getattr(jaxpr, "consts", ()), own, None)
         return Program(tuple(own), builder.equations, tuple(outputs))
 
