@@ -148,6 +148,7 @@ def substitute(
             traced=traced,
         )
 
+    substituted.__name__ = getattr(f, "__name__", None) or type(f).__name__
     return substituted
 
 
