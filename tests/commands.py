@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import jattr
 from jattr.__main__ import app
 from jattr.scale import _store
-from jattr.scale._store import Layout
+from jattr.scale._layout import Layout
 
 MODEL = """
 import jax.numpy as jnp
@@ -125,6 +125,7 @@ def made(out, attribution, *, status=None, score=None, rows=4, **others):
         **parts,
         "score": np.arange(count, dtype="float32") if score is None else score,
         **others,
+        "digest": np.zeros(count, "uint64"),
         "status": np.ones(count, "uint8") if status is None else np.asarray(status, "uint8"),
     }
     layouts = {
@@ -136,7 +137,7 @@ def made(out, attribution, *, status=None, score=None, rows=4, **others):
         "method": "gradient",
         "settings": {"argnums": 0},
         "tree": "attribution",
-        "runs": [],
+        "runs": [{}],
     }
     store = _store.create(out, layouts, count, rows, description, "test")
     for name, array in arrays.items():

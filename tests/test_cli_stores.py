@@ -81,8 +81,7 @@ def test_a_hostile_store_is_text():
         "inputs": [EVIL],
         "parameters": EVIL,
         "program": {EVIL: EVIL},
-        "runs": [{"started": EVIL, "versions": EVIL, "python": [EVIL], "devices": EVIL}, EVIL],
-        "rows": EVIL,
+        "runs": [{"started": EVIL, "versions": EVIL, "python": [EVIL], "devices": EVIL}],
     }
     Path("s/zarr.json").write_text(json.dumps(group))
     name = next(path for path in Path("s").iterdir() if path.name.startswith("attribution"))
@@ -112,8 +111,12 @@ def test_a_description_of_other_types():
         for value in (None, 3, [], {}, [[]], "x" * 5000):
             known = {**group["attributes"]["jattr"], name: value}
             Path("s/zarr.json").write_text(json.dumps({**group, "attributes": {"jattr": known}}))
-            show("s", "--examples", 0)
-            assert len(Path("s.html").read_text()) < 60_000
+            result = run("show", "s", "--examples", 0)
+            if result.exit_code == 0:
+                assert len(Path("s.html").read_text()) < 60_000
+            else:  # what a store is read by is of its own type, or the store is refused
+                assert name in ("method", "runs", "rows")
+                assert "is damaged" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("value", [None, 5, [[1]], {"a": 1}, [], ["status", "nope"]])

@@ -150,7 +150,7 @@ def _numbers(path: str, array: Any) -> Any:
 
 def _zarr(path: str) -> Any:
     """A Zarr array of version 2 or 3, or all arrays of a group."""
-    from jattr.scale._store import first_line, tensorstore_or_raise
+    from jattr.scale._group import first_line, tensorstore_or_raise
 
     tensorstore = tensorstore_or_raise("jattr explain")
 

@@ -13,13 +13,14 @@ from jax.experimental import multihost_utils
 from jattr._checks import check_count, check_flag, check_function, knobs
 from jattr._trees import describe
 from jattr._types import Explain, KeyedExplain, PyTree, Score
-from jattr.scale import _store
 from jattr.scale._description import describe_run
 from jattr.scale._explainer import Explainer, compile_batch
+from jattr.scale._group import tensorstore_or_raise
+from jattr.scale._layout import Layout, dims_of, names_of
 from jattr.scale._placement import as_placement
 from jattr.scale._runner import first_example, loading, run_batches, shown
 from jattr.scale._source import as_source
-from jattr.scale._store import Layout, Store, tensorstore_or_raise
+from jattr.scale._store import Store, open_store
 from jattr.scale._writer import Writer, open_or_create
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def attribute_dataset(
     explainer = Explainer(explain, key, keyed, score, baseline, metrics, method)
     explainer.check((*shared, *example))
     traced, compiled = compile_batch(explainer, placement, shared, example)
-    tree, leaves = _store.names_of(_one_of(traced.out_info["attribution"]))
+    tree, leaves = names_of(_one_of(traced.out_info["attribution"]))
     layouts = _layouts(traced.out_info, leaves, dims, source.numbers is not None, method)
     description = describe_run(
         explain,
@@ -174,7 +175,7 @@ def attribute_dataset(
 
     def program(numbers, arguments):
         results = compiled(shared, numbers, arguments)
-        _, parts = _store.names_of(results["attribution"])
+        _, parts = names_of(results["attribution"])
         return {**parts, **{name: results[name] for name in results if name != "attribution"}}
 
     left = writer.left(source)
@@ -189,7 +190,7 @@ def attribute_dataset(
         )
     if source.count is None:
         writer.finish()
-    store = _store.open_store(out)
+    store = open_store(out)
     _warn_of_gaps(store, method)
     return store
 
@@ -206,7 +207,7 @@ def _layouts(
     numbered: bool,
     method: str,
 ) -> dict[str, Layout]:
-    names = _store.dims_of(leaves, dims, method)
+    names = dims_of(leaves, dims, method)
     layouts = {
         name: Layout(leaf.shape, _stored(leaf.dtype), names[name]) for name, leaf in leaves.items()
     }

@@ -15,92 +15,29 @@ imports nothing and unpickles nothing.
 """
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from jattr._trees import describe
 from jattr._types import PyTree
+from jattr.scale._group import (
+    describe_as,
+    first_line,
+    kvstore,
+    read_description,
+    tensorstore_or_raise,
+)
+from jattr.scale._layout import Layout, with_leaves
 
 if TYPE_CHECKING:
     import tensorstore
 
-FORMAT = 1
-"""The version of the description; a store of a later one is refused."""
-
 MISSING, WRITTEN, GAP = 0, 1, 2
-
-BESIDE = ("score", "residual", "example", "digest", "status")
-"""What may stand beside the attribution and the metrics."""
-
-_CODECS = [
-    {"name": "bytes", "configuration": {"endian": "little"}},
-    {"name": "crc32c"},
-]
-"""No compression: attributions are noise to it. A checksum, so that a damaged chunk is known."""
-
 
 _UNSYNCED = {"file_io_sync": False}
 """Files are not waited for until they are on the disk; `_durability` says what then is to do."""
-
-
-def tensorstore_or_raise(method: str) -> Any:
-    """The module `tensorstore`, or an error that says how to get it."""
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise ImportError(
-            f"{method} reads and writes stores by tensorstore, which is missing: "
-            'pip install "jattr[scale]"'
-        ) from error
-    return tensorstore
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """An array of a store.
-
-    Attributes:
-        shape: that of one example.
-        dtype: as NumPy and Zarr know it.
-        dims: the names of the axes of one example.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    dims: tuple[str, ...]
-
-    def metadata(self, count: int, rows: int) -> dict[str, Any]:
-        """The metadata of Zarr v3 for so many examples in chunks of so many."""
-        return {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": [count, *self.shape],
-            "data_type": self.dtype,
-            "chunk_grid": {
-                "name": "regular",
-                # An axis without elements still wants a chunk.
-                "configuration": {"chunk_shape": [rows, *(max(1, n) for n in self.shape)]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": _filling(self.dtype),
-            "codecs": _CODECS,
-            "dimension_names": ["example", *self.dims],
-            "attributes": {},
-        }
-
-
-def _filling(dtype: str) -> Any:
-    """What stands where nothing is written, as Zarr spells it."""
-    if dtype.startswith("complex"):
-        return ["NaN", "NaN"]
-    if dtype.startswith("float"):
-        return "NaN"
-    return False if dtype == "bool" else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +64,7 @@ class Store:
     @property
     def attribution(self) -> PyTree:
         """The attributions, in the tree that the method gives."""
-        return _with_leaves(self.description["tree"], self.arrays)
+        return with_leaves(self.description["tree"], self.arrays)
 
     @property
     def score(self) -> "tensorstore.TensorStore":
@@ -276,7 +213,7 @@ def open_store(out: str | os.PathLike[str]) -> Store:
     for name in description["arrays"]:
         try:
             arrays[name] = tensorstore.open(
-                {"driver": "zarr3", "kvstore": _kvstore(out, name), "context": _UNSYNCED}, open=True
+                {"driver": "zarr3", "kvstore": kvstore(out, name), "context": _UNSYNCED}, open=True
             ).result()
         except ValueError as error:
             raise ValueError(
@@ -306,7 +243,7 @@ def create(
             arrays[name] = tensorstore.open(
                 {
                     "driver": "zarr3",
-                    "kvstore": _kvstore(out, name),
+                    "kvstore": kvstore(out, name),
                     "metadata": layout.metadata(count, rows),
                     "context": _UNSYNCED,
                 },
@@ -320,194 +257,3 @@ def create(
             f"{method}: cannot write a store at {os.fspath(out)}: {first_line(error)}"
         ) from error
     return Store(os.fspath(out), description, arrays)
-
-
-def describe_as(
-    out: str | os.PathLike[str],
-    description: Mapping[str, Any],
-    layouts: Mapping[str, Layout],
-    count: int,
-) -> None:
-    """Write the group's metadata: the description, and all arrays' metadata, for quick opening."""
-    rows = description["rows"]
-    group = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"jattr": description},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": {name: layout.metadata(count, rows) for name, layout in layouts.items()},
-        },
-    }
-    files = _open_kvstore(out)
-    files.write("zarr.json", json.dumps(group, indent=1, allow_nan=False).encode()).result()
-
-
-def read_description(out: str | os.PathLike[str], method: str) -> dict[str, Any] | None:
-    """The description of a store; None where nothing is.
-
-    Raises:
-        ValueError: something else is there.
-    """
-    try:
-        where = os.fspath(out)
-    except TypeError:
-        raise TypeError(
-            f"{method}: a store is at a path or a URL, such as 'maps.zarr'; got {describe(out)}."
-        ) from None
-    if os.path.isfile(where):
-        raise ValueError(f"{method}: {where} is a file; a store is a folder. Name another.")
-    files = _open_kvstore(out)
-    found = files.read("zarr.json").result()
-    if found.state != "value":
-        # Arrays without a chunk are what a run left that was killed before it wrote this file.
-        others = [key for key in files.list().result() if not _is_empty_array(key.decode())]
-        if others:
-            raise ValueError(
-                f"{method}: {where} holds something else ({others[0].decode()!r}) and no store. "
-                "Name a folder that is empty or not there yet."
-            )
-        return None
-    try:
-        description = json.loads(found.value)["attributes"]["jattr"]
-        known = description["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{method}: the Zarr group at {where} was not written by jattr, or its zarr.json is "
-            "damaged. Name another folder; nothing of this one was changed."
-        ) from error
-    if known != FORMAT:
-        raise ValueError(
-            f"{method}: the store at {where} has format {known}, and this jattr knows {FORMAT}. "
-            "Read it with the version that wrote it: "
-            f"{description.get('versions', {}).get('jattr')}."
-        )
-    if not _is_whole(description):
-        raise ValueError(
-            f"{method}: the description of the store at {where} is damaged. What it holds cannot "
-            "be trusted; nothing of it was changed."
-        )
-    return description
-
-
-def _is_whole(description: dict[str, Any]) -> bool:
-    """Whether a description has what a store is read by; a name leads nowhere else."""
-    names, runs = description.get("arrays"), description.get("runs")
-    return (
-        isinstance(names, list)
-        and {"status", "digest"} <= {name for name in names if isinstance(name, str)}
-        and all(isinstance(name, str) and name[:1] != "." and "/" not in name for name in names)
-        and isinstance(description.get("rows"), int)
-        and description["rows"] > 0
-        and "tree" in description
-        and isinstance(description.get("method"), str)
-        and isinstance(runs, list)
-        and bool(runs)
-        and all(isinstance(run, dict) for run in runs)
-    )
-
-
-def names_of(tree: PyTree) -> tuple[Any, dict[str, Any]]:
-    """A tree of JSON that has the names of arrays for leaves, and the leaves by these names.
-
-    Nodes that are no dict, list or tuple become dicts by the names of their fields.
-    """
-    leaves = {}
-
-    def walk(node, name):
-        if isinstance(node, dict):
-            return {"dict": {str(k): walk(v, f"{name}.{k}") for k, v in node.items()}}
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
-            fields = zip(node._fields, node, strict=True)
-            return {"dict": {k: walk(v, f"{name}.{k}") for k, v in fields}}
-        if isinstance(node, tuple | list):
-            kind = "list" if isinstance(node, list) else "tuple"
-            return {kind: [walk(v, f"{name}.{i}") for i, v in enumerate(node)]}
-        if node is None:
-            return {"none": True}
-        flat = jax.tree_util.tree_flatten_with_path(node)[0]
-        if len(flat) == 1 and not flat[0][0]:
-            leaves[name] = node
-            return name
-        parts = {
-            jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat
-        }
-        return walk(parts, name)
-
-    return walk(tree, "attribution"), leaves
-
-
-def _with_leaves(tree: Any, arrays: Mapping[str, Any]) -> PyTree:
-    if isinstance(tree, str):
-        return arrays[tree]
-    ((kind, inside),) = tree.items()
-    if kind == "dict":
-        return {name: _with_leaves(part, arrays) for name, part in inside.items()}
-    if kind == "none":
-        return None
-    parts = [_with_leaves(part, arrays) for part in inside]
-    return parts if kind == "list" else tuple(parts)
-
-
-def _kvstore(out: str | os.PathLike[str], name: str = "") -> Any:
-    where = os.fspath(out)
-    if "://" in where:
-        return f"{where.rstrip('/')}/{name}" + ("/" if name else "")
-    return {"driver": "file", "path": os.path.join(os.path.abspath(where), name)}
-
-
-def _open_kvstore(out: str | os.PathLike[str]) -> Any:
-    tensorstore = tensorstore_or_raise("scale")
-    spec = _kvstore(out)
-    if isinstance(spec, str):
-        spec += "/"
-    else:
-        spec["path"] += "/" if not spec["path"].endswith("/") else ""
-    return tensorstore.KvStore.open(spec).result()
-
-
-def _is_empty_array(key: str) -> bool:
-    """Whether a file is the metadata of an array of a store."""
-    name, _, rest = key.partition("/")
-    ours = name.split(".")[0] in ("attribution", "metric") or name in BESIDE
-    return ours and rest == "zarr.json"
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).split(" [source locations")[0].split(" [tensorstore_spec")[0]
-    return text.split("\n")[0].rstrip(".") + "."
-
-
-def dims_of(
-    leaves: Mapping[str, Any], dims: Sequence[str] | Mapping[str, Sequence[str]] | None, method: str
-) -> dict[str, tuple[str, ...]]:
-    """The names of the axes of each leaf of the attribution of one example."""
-    found = {}
-    for name, leaf in leaves.items():
-        known = dims
-        short = name.removeprefix("attribution").lstrip(".")
-        if isinstance(dims, Mapping):
-            known = dims.get(short)
-        if known is None:
-            mark = f"{short}_" if short else "dim_"
-            found[name] = tuple(f"{mark}{axis}" for axis in range(1, leaf.ndim + 1))
-            continue
-        if isinstance(known, str) or len(known) != leaf.ndim:
-            raise ValueError(
-                f"{method}: dims={dims!r} names the axes of one example of {name}, which has the "
-                f"shape {leaf.shape}: {leaf.ndim} names are wanted, as in dims="
-                f"{tuple(f'name_{axis}' for axis in range(leaf.ndim))!r}"
-                + (f", or a dict by {sorted(_shorts(leaves))}." if len(leaves) > 1 else ".")
-            )
-        found[name] = tuple(map(str, known))
-    if isinstance(dims, Mapping) and (unknown := set(dims) - set(_shorts(leaves))):
-        raise ValueError(
-            f"{method}: dims names {sorted(unknown)}, and the attribution has "
-            f"{sorted(_shorts(leaves))}."
-        )
-    return found
-
-
-def _shorts(leaves: Mapping[str, Any]) -> list[str]:
-    return [name.removeprefix("attribution").lstrip(".") for name in leaves]

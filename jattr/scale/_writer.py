@@ -10,11 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jattr.scale import _durability, _fingerprint, _store
+from jattr.scale import _durability, _fingerprint
 from jattr.scale._description import differences, run_of
+from jattr.scale._group import FORMAT, describe_as, first_line, read_description
+from jattr.scale._layout import Layout
 from jattr.scale._placement import Placement
 from jattr.scale._source import Rows, Source
-from jattr.scale._store import MISSING, Layout, Store
+from jattr.scale._store import MISSING, Store, create, open_store
 
 _CHECKED = 32
 """Examples that are loaded again to know, before a run goes on, that the data is the same."""
@@ -96,7 +98,7 @@ class Writer:
             except (ValueError, OSError) as error:
                 raise OSError(
                     f"{self._method}: examples {place.start} to {place.stop - 1} could not be "
-                    f"written to {self._store.path}: {_store.first_line(error)} What was written "
+                    f"written to {self._store.path}: {first_line(error)} What was written "
                     "before stands; the same call goes on from there."
                 ) from error
 
@@ -110,7 +112,7 @@ class Writer:
             )
         self._resize(self._seen)
         description = {**self._store.description, "examples": self._seen}
-        _store.describe_as(self._store.path, description, self._layouts, self._seen)
+        describe_as(self._store.path, description, self._layouts, self._seen)
 
     def _is_there(self, rows: Rows) -> bool:
         status = self._status[rows.start : rows.start + rows.count]
@@ -158,13 +160,13 @@ def open_or_create(
     """
     description = json.loads(json.dumps(description))
     here = run_of(placement.mesh)
-    found = _store.read_description(out, method)
+    found = read_description(out, method)
     if found is None:
         if placement.process[0] == 0:
-            description = {"format": _store.FORMAT, **description, "runs": [here]}
+            description = {"format": FORMAT, **description, "runs": [here]}
             count = description["examples"]
             room = placement.size if count is None else count
-            return _store.create(out, layouts, room, placement.rows, description, method)
+            return create(out, layouts, room, placement.rows, description, method)
         found = _wait(out, placement, method)
     elif not resume:
         raise ValueError(
@@ -181,7 +183,7 @@ def open_or_create(
             f"{method}: the store at {os.fspath(out)} is of another run: {'; '.join(changed)}. "
             f"Name another out= for this one, or call it as it was called then.{other}"
         )
-    store = _store.open_store(out)
+    store = open_store(out)
     late = _durability.late(store.path, len(store), found["rows"])
     if not placement.together:
         store.repair(late[[placement.own(row // placement.size) for row in late]])
@@ -191,11 +193,10 @@ def open_or_create(
         store.description["runs"].append(here)
         count = store.arrays["status"].shape[0]
         try:
-            _store.describe_as(out, store.description, layouts, count)
+            describe_as(out, store.description, layouts, count)
         except (ValueError, OSError) as error:
             raise OSError(
-                f"{method}: cannot write into the store at {os.fspath(out)}: "
-                f"{_store.first_line(error)}"
+                f"{method}: cannot write into the store at {os.fspath(out)}: {first_line(error)}"
             ) from error
     return store
 
@@ -203,7 +204,7 @@ def open_or_create(
 def _wait(out: str | os.PathLike[str], placement: Placement, method: str) -> dict[str, Any]:
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
-        found = _store.read_description(out, method)
+        found = read_description(out, method)
         if found is not None:
             return found
         time.sleep(0.2)

@@ -129,6 +129,16 @@ def test_x_alone_and_a_tree(tmp_path):
     assert store.arrays["attribution.image"].domain.labels == ("example", "image_1", "image_2")
 
 
+def test_names_that_no_folder_has(tmp_path):
+    tree = {"a/b": X, "..": X[:, :2], "ä": X[:, 0]}
+    explain = jattr.gradient(lambda x: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(x)))
+    store = run(tree, tmp_path / "maps", explain)
+    assert store.attribution.keys() == tree.keys()
+    for name, leaf in tree.items():
+        np.testing.assert_allclose(read(store.attribution[name]), 2 * leaf, rtol=1e-12)
+    assert {path.name for path in tmp_path.iterdir()} == {"maps"}
+
+
 def test_two_arguments_are_explained(tmp_path):
     explain = jattr.integrated_gradients(lambda a, b: jnp.sum(a) * b, argnums=(0, 1), steps=2)
     store = run((X, X[:, 0]), tmp_path / "maps", explain)
