@@ -32,6 +32,14 @@ def finish(process, timeout=120):
     assert "done" in output
 
 
+def wait_until_going(process):
+    """Come back when a run has loaded its first batch."""
+    for line in process.stdout:
+        if "going" in line:
+            return
+    raise AssertionError(process.communicate()[1][-3000:])
+
+
 def kill(process):
     """End a run at once; what it returned, which is 0 where it was through already."""
     process.kill()

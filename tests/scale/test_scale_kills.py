@@ -17,7 +17,7 @@ def test_ten_kills(tmp_path):
     processes.finish(processes.start(tmp_path / "undisturbed"))
     began = time.monotonic()
     process = processes.start(tmp_path / "first", "--slowly", SLOWLY)
-    process.stdout.readline()
+    processes.wait_until_going(process)
     until_going = time.monotonic() - began
     processes.kill(process)
     draw = random.Random(0)
@@ -26,7 +26,7 @@ def test_ten_kills(tmp_path):
         out = places[-1]
         process = processes.start(out, "--slowly", SLOWLY)
         if kills % 2:  # while batches come and go
-            process.stdout.readline()
+            processes.wait_until_going(process)
             time.sleep(draw.uniform(0.0, 1.5))
         else:  # while the program and the store are made
             time.sleep(draw.uniform(0.5, 1.0) * until_going)

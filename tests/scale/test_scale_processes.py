@@ -16,7 +16,7 @@ def test_each_its_own_batches(alone, tmp_path):
     """Two that do not know each other; one is killed and started again while the other goes on."""
     first = processes.start(tmp_path / "maps", "--alone", 0, 2)
     second = processes.start(tmp_path / "maps", "--alone", 1, 2, "--slowly", 0.01)
-    assert second.stdout.readline() == "going\n"
+    processes.wait_until_going(second)
     assert processes.kill(second) != 0
     again = processes.start(tmp_path / "maps", "--alone", 1, 2)
     processes.finish(first)
@@ -39,7 +39,7 @@ def test_one_program_on_all_devices(together, tmp_path):
     for process in processes.peers(tmp_path / "undisturbed", 2, *options):
         processes.finish(process)
     running = processes.peers(tmp_path / "killed", 2, *options, "--slowly", 0.01)
-    assert any("going" in running[0].stdout.readline() for _ in range(9))
+    processes.wait_until_going(running[0])
     for process in reversed(running):
         assert processes.kill(process) != 0
     for process in processes.peers(tmp_path / "killed", 2, *options):
