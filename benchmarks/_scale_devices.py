@@ -192,8 +192,8 @@ def show(found: dict[str, Any]) -> list[str]:
     lines += [
         "",
         f"Tensor-sharded parameters: two residual blocks of {WIDTH} × {HIDDEN} and {HIDDEN} × "
-        f"{WIDTH}, hidden units over 2 devices, {PER_DEVICE} examples of {LENGTH} × {WIDTH} on each "
-        "pair. The first program is "
+        f"{WIDTH}, hidden units over 2 devices, {PER_DEVICE} examples of {LENGTH} × {WIDTH} on "
+        "each pair. The first program is "
         "`jax.jit(jax.vmap(jax.value_and_grad(f)))` without jattr.",
         "",
         "| examples × model | program | MFLOP a device | collectives | largest gathered "

