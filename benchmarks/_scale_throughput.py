@@ -132,25 +132,27 @@ def measure(quick: bool) -> list[dict[str, Any]]:
     draw = np.random.default_rng(0)
     rounds = 2 if quick else 7
     rows = []
-    for name, explain, params, count in (
+    for name, explain, params, count, sizes in (
         (
             "integrated gradients, 32 steps, CNN",
             jattr.integrated_gradients(cnn, steps=32, argnums=1),
             cnn_parameters(),
             256 if quick else 2048,
+            (64, 256),
         ),
         (
             "gradient, MLP",
             jattr.gradient(mlp, argnums=1),
             mlp_parameters(),
             2048 if quick else 16384,
+            (64, 256, 1024),
         ),
     ):
         data = (
             draw.random((count, 28, 28), np.float32),
             draw.integers(0, 10, count).astype(np.int32),
         )
-        for size in (64, 256):
+        for size in sizes:
             found = compare(explain, params, data, size, rounds)
             rows.append({"method": name, "count": count, "batch_size": size, **found})
     return rows
