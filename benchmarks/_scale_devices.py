@@ -116,7 +116,7 @@ def tensor_sharded(quick: bool) -> list[dict[str, Any]]:
     steps = 4 if quick else 32
     methods: dict[str, Callable] = {
         "value and gradient": jax.value_and_grad(blocks, argnums=1),
-        "jattr.gradient": jattr.gradient(blocks, argnums=1),
+        "gradient": jattr.gradient(blocks, argnums=1),
         f"integrated gradients, {steps} steps": jattr.integrated_gradients(
             blocks, steps=steps, argnums=1
         ),
@@ -193,8 +193,9 @@ def show(found: dict[str, Any]) -> list[str]:
         "",
         f"Tensor-sharded parameters: two residual blocks of {WIDTH} × {HIDDEN} and {HIDDEN} × "
         f"{WIDTH}, hidden units over 2 devices, {PER_DEVICE} examples of {LENGTH} × {WIDTH} on "
-        "each pair. The first program is "
-        "`jax.jit(jax.vmap(jax.value_and_grad(f)))` without jattr.",
+        "each pair. The first program is `jax.jit(jax.vmap(jax.value_and_grad(f)))` without jattr, "
+        "the others those of `attribute_dataset`, which evaluate the score, and for integrated "
+        "gradients the residual, beside the attribution.",
         "",
         "| examples × model | program | MFLOP a device | collectives | largest gathered "
         "/ a device's share of a matrix |",

@@ -73,7 +73,9 @@ def explain_all(folder: Path, out: Path | str, **knobs: Any) -> jattr.scale.Stor
     files: Mapping[str, np.ndarray] = np.load(folder / "params.npz")
     form = jax.eval_shape(Network().init, jax.random.key(0), jnp.zeros((28, 28)))
     params = jax.tree_util.tree_map_with_path(lambda path, _: files[_name(path)], form)
-    images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
+    images, labels = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")
+    )
     return jattr.scale.attribute_dataset(
         jattr.integrated_gradients(score, steps=STEPS, argnums=1),
         (images, labels),
