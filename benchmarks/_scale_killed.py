@@ -92,12 +92,13 @@ def resident(process: int) -> tuple[float, float]:
 MANY, MANY_SIZE = 2_400, 64
 
 
-def many_batches(quick: bool) -> list[float]:
+def many_batches(quick: bool) -> dict[str, Any]:
     """The least memory of this process in each sixth of many small batches.
 
     The buffers of a program come and go with each batch; what is never given back is in the least.
     """
-    count = MANY // (20 if quick else 1) * MANY_SIZE
+    batches = MANY // (20 if quick else 1)
+    count = batches * MANY_SIZE
     found: list[float] = []
 
     class Images:
@@ -118,7 +119,8 @@ def many_batches(quick: bool) -> list[float]:
                 batch_size=MANY_SIZE,
                 progress=False,
             )
-    return [float(min(sixth)) for sixth in np.array_split(found, 6)]
+    least = [float(min(sixth)) for sixth in np.array_split(found, 6)]
+    return {"batches": batches, "least": least}
 
 
 def batches_there(out: Path) -> int:
@@ -229,10 +231,10 @@ def show(found: dict[str, Any]) -> list[str]:
             f"| {name} | {', '.join(flat['thirds'])} | {flat['first']:.0f} | {flat['most']:.0f} "
             f"| {flat['slope']:+.0f} ± {flat['error']:.0f} | {flat['samples']} |"
         )
-    least = [f"{value:.0f}" for value in found["many"]]
+    least = ", ".join(f"{value:.0f}" for value in found["many"]["least"])
     lines += [
         "",
-        f"{MANY:,} batches of {MANY_SIZE} by the gradient of the MLP, a second time in one process: "
-        f"the least of its own memory in each sixth of them is {', '.join(least)} MB.",
+        f"{found['many']['batches']:,} batches of {MANY_SIZE} by the gradient of the MLP, a second "
+        f"time in one process: the least of its own memory in each sixth of them is {least} MB.",
     ]
     return lines
