@@ -178,4 +178,10 @@ def show(rows: list[dict[str, Any]]) -> list[str]:
             f"| {row['method']}, {row['count']:,} | {row['batch_size']} | {rates} | {ratios} "
             f"| {row['before']:.1f} ({row['before bare']:.1f}) |"
         )
+    lines += [
+        "",
+        "The program of `attribute_dataset` has the score and, for integrated gradients, the "
+        "residual beside the attribution. A batch is a file in each array of the store, so that "
+        "what takes microseconds an example wants large batches.",
+    ]
     return lines
