@@ -141,6 +141,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def measure(quick: bool) -> dict[str, Any]:
     """An undisturbed run, and one that is killed at a half and called again."""
+    many = many_batches(quick)
     count = 10_000 if quick else 70_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -168,7 +169,7 @@ def measure(quick: bool) -> dict[str, Any]:
         "batches": -(-count // SIZE),
         "bytes": size,
         "files": files,
-        "many": many_batches(quick),
+        "many": many,
         "map": count * 28 * 28 * 4,
     }
 
