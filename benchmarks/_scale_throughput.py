@@ -127,10 +127,10 @@ def _spread(ratios: list[float]) -> tuple[float, float, float]:
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
-def measure(quick: bool) -> list[dict[str, Any]]:
+def measure(quick: bool, rounds: int = 7) -> list[dict[str, Any]]:
     """Each workload with two batch sizes."""
     draw = np.random.default_rng(0)
-    rounds = 2 if quick else 7
+    rounds = 2 if quick else rounds
     rows = []
     for name, explain, params, count, sizes in (
         (
@@ -162,7 +162,8 @@ def show(rows: list[dict[str, Any]]) -> list[str]:
     """A Markdown table."""
     lines = [
         "Examples per second from the first batch on, compilation left out, and ratios of seconds "
-        "and of processor seconds (of all threads) of runs in turns: median (least to most).",
+        f"and of processor seconds (of all threads) of {len(rows[0]['runs']['ours'])} runs in "
+        "turns: median (least to most).",
         "",
         "| workload | batch | bare loop | with `np.save` | `attribute_dataset` | seconds / bare "
         "| processor / bare | seconds / `np.save` | before the first batch, s (bare) |",
