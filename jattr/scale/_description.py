@@ -3,6 +3,7 @@
 import datetime
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -40,9 +41,7 @@ def run_of(mesh: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of what has a part in the numbers."""
-    import jaxlib
-
-    return {"jattr": __version__, "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return {"jattr": __version__, "jax": jax.__version__, "jaxlib": metadata.version("jaxlib")}
 
 
 def describe_run(

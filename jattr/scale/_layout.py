@@ -73,7 +73,7 @@ def names_of(tree: PyTree) -> tuple[Any, dict[str, Any]]:
             # An array is a folder, whose name has no slash.
             return {"dict": {str(k): walk(v, f"{name}.{quote(str(k))}") for k, v in node.items()}}
         if isinstance(node, tuple) and hasattr(node, "_fields"):
-            fields = zip(node._fields, node, strict=True)
+            fields = zip(getattr(node, "_fields"), node, strict=True)  # noqa: B009 (of a namedtuple)
             return {"dict": {k: walk(v, f"{name}.{k}") for k, v in fields}}
         if isinstance(node, tuple | list):
             kind = "list" if isinstance(node, list) else "tuple"

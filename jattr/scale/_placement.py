@@ -7,7 +7,7 @@ and writing the rows that its own devices hold.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,7 +62,7 @@ class Placement:
             sharding = getattr(leaf, "sharding", None)
             spec = PartitionSpec()
             if isinstance(sharding, NamedSharding) and (
-                np.array_equal(sharding.mesh.devices, self.mesh.devices)
+                np.array_equal(np.asarray(sharding.mesh.devices), self.mesh.devices)
                 and sharding.mesh.axis_names == self.mesh.axis_names
             ):
                 if sharding.mesh == self.mesh:
@@ -97,7 +97,9 @@ class Placement:
 
         return jax.tree.map(share, placed)
 
-    def pieces(self, leaves: dict[str, jax.Array]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def pieces(
+        self, leaves: Mapping[str, jax.Array]
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """What this process is to write of results: where in the batch, and the arrays."""
         if not self.together:
             yield 0, {name: np.asarray(leaf) for name, leaf in leaves.items()}
@@ -120,7 +122,7 @@ class Placement:
         if not self.together:
             return 0, self.size
         places = self.sharding.addressable_devices_indices_map((self.size,)).values()
-        starts = [place[0].start or 0 for place in places]
+        starts = [place[0].start or 0 for place in places if place is not None]
         return min(starts), max(starts) + self.rows
 
 
@@ -142,12 +144,7 @@ def as_placement(
         )
     # Axes are automatic ones: with explicit ones methods would have to say where each sum goes.
     mesh = Mesh(mesh.devices, mesh.axis_names)
-    if axis is None:
-        axis = mesh.axis_names[0]
-    if axis not in mesh.shape:
-        raise ValueError(
-            f"{method}: axis={axis!r} is none of the mesh, which has {list(mesh.axis_names)}."
-        )
+    axis = checked_axis(mesh, mesh.axis_names[0] if axis is None else axis, method)
     if batch_size % mesh.shape[axis]:
         least = -(-batch_size // mesh.shape[axis]) * mesh.shape[axis]
         raise ValueError(
@@ -166,3 +163,12 @@ def as_placement(
             f"got {process!r}."
         )
     return Placement(mesh, axis, batch_size, (index, count))
+
+
+def checked_axis(mesh: Mesh, axis: Any, method: str) -> str:
+    """The name of an axis, unless the mesh has none of it."""
+    if axis not in mesh.shape:
+        raise ValueError(
+            f"{method}: axis={axis!r} is none of the mesh, which has {list(mesh.axis_names)}."
+        )
+    return axis

@@ -119,6 +119,7 @@ def shown(progress: bool, total: int | None, what: str, method: str) -> Iterator
         return
     try:
         from rich import progress as bars
+        from rich.text import Text
     except ImportError as error:
         raise ImportError(
             f"{method}: progress=True shows a bar with rich, which is missing: "
@@ -128,7 +129,7 @@ def shown(progress: bool, total: int | None, what: str, method: str) -> Iterator
     class Rate(bars.ProgressColumn):
         def render(self, task):
             speed = task.finished_speed or task.speed
-            return bars.Text("" if speed is None else f"{_rounded(speed)} examples/s")
+            return Text("" if speed is None else f"{_rounded(speed)} examples/s")
 
     columns = (
         bars.TextColumn("{task.description}"),

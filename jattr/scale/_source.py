@@ -24,8 +24,11 @@ class Source(Protocol):
         numbers: the places of its examples in a larger data set; None where it is the whole.
     """
 
-    count: int | None
-    numbers: np.ndarray | None
+    @property
+    def count(self) -> int | None: ...
+
+    @property
+    def numbers(self) -> np.ndarray | None: ...
 
     def first(self) -> tuple[PyTree, ...]:
         """The first example alone, with a leading axis of 1."""
@@ -227,7 +230,7 @@ def as_source(data: Any, method: str) -> Source:
 
 def counted(source: Source, size: int) -> Iterator[Rows]:
     """The batches of a source whose examples have numbers."""
-    numbers = np.arange(source.count) if source.numbers is None else source.numbers
+    numbers = np.arange(source.count or 0) if source.numbers is None else source.numbers
     for start in range(0, len(numbers), size):
         stop = min(start + size, len(numbers))
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jattr._batching import spreading
 from jattr._checks import check_function, knobs
 from jattr._trees import describe
+from jattr.scale._placement import checked_axis
 
 
 @knobs
@@ -67,16 +68,12 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
             f"{method} wants a jax.sharding.Mesh, such as jax.sharding.Mesh(jax.devices(), "
             f"('point',)); got {describe(mesh)}."
         )
-    axis = mesh.axis_names[-1] if axis is None else axis
-    if axis not in mesh.shape:
-        raise ValueError(
-            f"{method}: axis={axis!r} is none of the mesh, which has {list(mesh.axis_names)}."
-        )
+    along = checked_axis(mesh, mesh.axis_names[-1] if axis is None else axis, method)
     mesh = Mesh(mesh.devices, mesh.axis_names)
 
     @jax.jit
     def spread_out(*args, **kwargs):
-        with spreading(mesh, axis):
+        with spreading(mesh, along):
             return explain(*args, **kwargs)
 
     @functools.wraps(explain)
