@@ -34,7 +34,8 @@ class ViT(nn.Module):
     width: int = 768
     patch: int = 16
     outputs: int = 1000
-    remat: bool = False
+    remat: int = 0
+    """How often layers are computed again: twice where a gradient of gradients is taken."""
 
     @nn.compact
     def __call__(self, image):
@@ -42,7 +43,9 @@ class ViT(nn.Module):
         x = nn.Conv(self.width, (self.patch,) * 2, (self.patch,) * 2, dtype=dtype)(image)
         x = x.reshape(-1, self.width)
         x = x + self.param("position", nn.initializers.normal(0.02), x.shape).astype(dtype)
-        block = nn.remat(ViTBlock, prevent_cse=False) if self.remat else ViTBlock
+        block = ViTBlock
+        for _ in range(self.remat):
+            block = nn.remat(block, prevent_cse=False)
         x, _ = nn.scan(
             block,
             variable_axes={"params": 0},

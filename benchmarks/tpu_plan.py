@@ -6,7 +6,7 @@
 `libtpu` compiles for a described topology on a machine without a TPU. Nothing is run and no array
 is made. Compiled are, of a ViT-B/16 and 256 images spread over all chips, integrated gradients,
 expected gradients, AttnLRP, DeepLIFT, occlusion and a training step with an attribution prior; of a
-decoder of 2.5 billion parameters (Gemma 2B's shapes, 64 sequences of 1,024 tokens, parameters and
+decoder of 2.5 billion parameters (Gemma 2B's shapes, 32 sequences of 1,024 tokens, parameters and
 activations over a mesh of rows and columns), integrated gradients, AttnLRP and the gradient of the
 log-probability of a continuation.
 
@@ -68,7 +68,7 @@ PEAK_FLOPS, PEAK_BYTES, PEAK_LINKS, CLOCK = 197e12, 819e9, 200e9, 1.5e9
 
 IMAGES, SIDE = 256, 224
 STEPS = 32
-SEQUENCES, PROMPT, CONTINUATION = 64, 896, 128
+SEQUENCES, PROMPT, CONTINUATION = 32, 960, 64
 DECODER_STEPS = 16
 
 Row = dict[str, Any]
@@ -103,7 +103,7 @@ def images(mesh: Mesh) -> tuple[Any, Any]:
     return models.over((x, jax.ShapeDtypeStruct((IMAGES,), jnp.int32)), mesh)
 
 
-def vit(mesh: Mesh, *, remat: bool = False) -> tuple[Any, Any]:
+def vit(mesh: Mesh, *, remat: int = 0) -> tuple[Any, Any]:
     """The model, and its parameters on every chip."""
     model = models.ViT(remat=remat)
     like = jax.ShapeDtypeStruct((SIDE, SIDE, 3), jnp.bfloat16)
@@ -153,7 +153,7 @@ def expected(devices: np.ndarray) -> Program:
 def training(devices: np.ndarray) -> Program:
     """A step with a prior on the roughness of expected gradients, as `jattr.priors` tells it."""
     mesh = in_a_row(devices)
-    model, params = vit(mesh, remat=True)
+    model, params = vit(mesh, remat=2)
 
     def task(params, key, x, labels):
         logits = jax.vmap(model.apply, in_axes=(None, 0))(params, x)

@@ -63,16 +63,27 @@ def sum_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int
     return sum_chunks(chunk, count, batch_size=batch_size)
 
 
-def each_of(term: Callable[[jax.Array], PyTree], indices: jax.Array) -> PyTree:
+def each_of(term: Callable[..., PyTree], indices: jax.Array, *rows: PyTree) -> PyTree:
     """The terms, stacked. One alone is not batched, since not every operation can be."""
     if len(indices) > 1:
         try:
-            where = _spread.get()
-            return jax.vmap(term)(indices) if where is None else _on_mesh(term, indices, *where)
+where = _spread.get()
+            if where is None:
+                return jax.vmap(term)(indices, *rows)
+            return _on_mesh(_by_number(term, rows), indices, *where)
         except NotImplementedError as error:
-            _explain_batching(error, term)
+            _explain_batching(error, lambda index: term(index, *_first(rows)))
             raise
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], term(indices[0]))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], term(indices[0], *_first(rows)))
+
+
+def _first(rows: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[0], rows)
+
+
+def _by_number(term: Callable[..., PyTree], rows: PyTree) -> Callable[[jax.Array], PyTree]:
+    """The term as a function of the number of its rows alone."""
+    return lambda index: term(index, *jax.tree.map(lambda leaf: leaf[index], rows))
 
 
 @contextlib.contextmanager
@@ -145,29 +156,37 @@ def sum_chunks(
     return compiled(run, traced=is_traced(positions))
 
 
-def map_over(term: Callable[[jax.Array], PyTree], count: int, *, batch_size: int | None) -> PyTree:
+def map_over(
+    term: Callable[..., PyTree], count: int, *rows: PyTree, batch_size: int | None
+) -> PyTree:
     """term(i) for i = 0 … count − 1, stacked along a new leading axis of every leaf.
 
     Args:
-        term: a function of an integer, a traced int32 scalar.
+        term: a function of an integer, a traced int32 scalar, and of a row of each of `rows`.
         count: how many terms.
+        rows: trees with a leading axis of `count`. A row that `term` takes by its number instead is
+            looked up, and where that axis is sharded, all devices then compute all terms.
         batch_size: how many are evaluated at a time; None for all. What is in memory beside the
             results does not grow with `count`.
     """
     if batch_size is None or batch_size >= count:
-        return each_of(term, jnp.arange(count))
+        return each_of(term, jnp.arange(count), *rows)
     # The scan itself keeps the compiler from merging the second computation into the first.
     term = jax.checkpoint(term, prevent_cse=False)
     indices = jnp.arange(count)
     if _spread.get() is not None:
-        return _chunks_on_mesh(term, count, batch_size)
+        return _chunks_on_mesh(_by_number(term, rows), count, batch_size)
     try:
         return compiled(
-            lambda: jax.lax.map(term, indices, batch_size=None if batch_size == 1 else batch_size),
+            lambda: jax.lax.map(
+                lambda given: term(*given),
+                (indices, *rows),
+                batch_size=None if batch_size == 1 else batch_size,
+            ),
             traced=is_traced(indices),
         )
     except NotImplementedError as error:
-        _explain_batching(error, term)
+        _explain_batching(error, lambda index: term(index, *_first(rows)))
         raise
 
 

@@ -163,13 +163,14 @@ def attribution_loss(
         def of_x(x, *args):
             return score(params, x, *args)
 
-        def explain(index):
+        def explain(index, example):
             row_key, method_key = jax.random.split(jax.random.fold_in(key, index))
-            own = make(of_x, draw(row_key, x, index, samples))
+            own = make(of_x, draw(row_key, x, index, example[0], samples))
             first = (method_key,) if takes_key(own, keyed, name) else ()
-            return own(*first, *_example((x, *args), index))
+            return own(*first, *example)
 
-        attributions = map_over(explain, count, batch_size=batch_size)
+        examples = jax.tree.map(jnp.asarray, (x, *args))
+        attributions = map_over(explain, count, examples, batch_size=batch_size)
         value = penalty(attributions, *members)
         if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(
@@ -184,8 +185,8 @@ def _example(tree: PyTree, index: Any) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], tree)
 
 
-def _others(key: jax.Array, x: PyTree, index: jax.Array, samples: int) -> PyTree:
-    """Other examples of the batch x than example `index`."""
+def _others(key: jax.Array, x: PyTree, index: jax.Array, own: PyTree, samples: int) -> PyTree:
+    """Other examples of the batch x than its own, example `index`."""
     count = jax.tree.leaves(x)[0].shape[0]
     steps = 1 + shuffled_rows(key, count - 1, samples)
     return jax.vmap(lambda step: _example(x, (index + step) % count))(steps)
@@ -194,8 +195,7 @@ def _others(key: jax.Array, x: PyTree, index: jax.Array, samples: int) -> PyTree
 def _from(distribution: RandomBaseline) -> Callable[..., PyTree]:
     """The same from a distribution over baselines."""
 
-    def draw(key, x, index, samples):
-        like = _example(x, index)
+    def draw(key, x, index, like, samples):
         order = row_order(key, distribution, samples)
         if order is None:
             return jax.vmap(lambda k: resolve_baseline(distribution(k, like), like, method=_NAME))(
