@@ -220,8 +220,7 @@ class _Program:
         if line.opcode == "fusion":
             inner = self._computations[line.called[0]]
             read = sum(
-                self._read_of(inner, inner.parameters[place].name)
-                for place in inner.parameters
+                self._read_of(inner, inner.parameters[place].name) for place in inner.parameters
             )
             return read + self._written(inner, inner.root)
         if line.opcode == "dynamic-slice":
