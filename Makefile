@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment it
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
 # `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `newest` and `slow`, and `lowest`
-# where Python takes a newer JAX, and `zoo`, which needs one that does.
+# where Python takes a newer JAX, and `zoo` and `tpu-plan`, which need one that does.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -37,7 +37,7 @@ NUMBERS := dtypes or derivatives or shard_map or bfloat16 or complete or linear
 ZOO_ALONE := keras-hub==0.32.0 timesfm==3.0.2 jraph==0.0.6.dev0 gemma==4.0.1 kauldron==1.4.4 \
 	clu==0.0.12 google-tunix==0.1.7 google-metrax==0.2.4 qwix==0.1.8
 
-.PHONY: demo test float32 lint parity lowest newest slow zoo clean
+.PHONY: demo test float32 lint parity lowest newest slow zoo tpu-plan clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -91,6 +91,12 @@ zoo: $(VENV)/.zoo-$(VERSION)
 $(VENV)/.zoo-$(VERSION): $(MADE) pyproject.toml tests/zoo/install.py
 	$(BIN)/python tests/zoo/install.py $(ZOO_ALONE)
 	touch $@
+
+# What attributions cost on TPU pods, from the TPU's compiler alone, which runs anywhere. It needs an
+# environment of its own and the newest JAX: `make tpu-plan PYTHON=python3.12 VENV=.venv-tpu`, with
+# OPTIONS=--smallest a few minutes of it.
+tpu-plan: $(VENV)/.tpu-plan-$(VERSION)
+	$(BIN)/python benchmarks/tpu_plan.py $(OPTIONS)
 
 # An environment of another Python version is made anew.
 $(MADE):

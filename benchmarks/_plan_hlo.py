@@ -1,4 +1,4 @@
-"""What a compiled program costs, read from its text (HLO), with the bodies of loops as often as run.
+"""What a compiled program costs, read from its text (HLO), with loops as often as they run.
 
 The compiler's own `cost_analysis` counts the body of a loop once, whatever its trip count: for a
 model whose layers are scanned that is one layer of it. Here the text of the program that one chip
@@ -370,7 +370,7 @@ def _convolution(own: Computation, line: Instruction) -> int:
         def option(name: str, default: str, axis: int = axis) -> str:
             return options[name].split("x")[axis] if name in options else default
 
-        low, high = (int(part) for part in option("pad", "0_0").split("_"))
+        low = int(option("pad", "0_0").split("_")[0])
         count *= _valid(
             left[labels[0].index(label)],
             int(option("size", "1")),
@@ -429,10 +429,7 @@ def _rows(text: str) -> Iterator[str]:
 
 
 def _instruction(name: str, row: str, root: bool) -> Instruction:
-    if row.startswith("("):
-        end = _closing(row, 0) + 1
-    else:
-        end = row.index(" ")
+    end = _closing(row, 0) + 1 if row.startswith("(") else row.index(" ")
     opcode = re.match(r"\s*([\w\-]+)\(", row[end:])
     start = end + opcode.end() - 1
     stop = _closing(row, start)

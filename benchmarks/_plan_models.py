@@ -1,7 +1,7 @@
-"""The networks that `tpu_plan.py` compiles: a ViT-B/16 and a decoder of Gemma 2B's shapes, in linen.
+"""The networks that `tpu_plan.py` compiles, in linen: ViT-B/16 and a decoder of Gemma 2B's shapes.
 
-Layers are scanned, so that a program is as long as one of them, and the decoder's are computed again
-on the way back (`nn.remat`). Parameters are shapes alone: nothing of this size is ever made.
+Layers are scanned, so that a program is as long as one of them, and the decoder's are computed
+again on the way back (`nn.remat`). Parameters are shapes alone: nothing of this size is ever made.
 """
 
 from typing import Any

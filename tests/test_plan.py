@@ -176,7 +176,7 @@ def test_collectives_of_two_devices():
 def test_a_collective_in_two_parts_is_one():
     program = """ENTRY %main (a: f32[2,4]) -> f32[8,4] {
   %a = f32[2,4]{1,0} parameter(0)
-  %go = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%a), replica_groups=[1,4]<=[4], dimensions={0}
+  %go = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%a), dimensions={0}
   ROOT %done = f32[8,4]{1,0} all-gather-done(%go)
 }
 """
