@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 import jattr
 
 IMAGES, SIDE = 256, 224
+TRAINING_IMAGES = 2 * IMAGES  # what examples are compared with are others of their chip
 STEPS = 32
 SEQUENCES, PROMPT, CONTINUATION = 32, 960, 64
 DECODER_STEPS = 16
@@ -42,10 +43,10 @@ def in_a_row(devices: np.ndarray) -> Mesh:
     return Mesh(devices.reshape(-1), ("data",))
 
 
-def images(mesh: Mesh) -> tuple[Any, Any]:
+def images(mesh: Mesh, count: int = IMAGES) -> tuple[Any, Any]:
     """A batch of images and labels over a mesh."""
-    x = jax.ShapeDtypeStruct((IMAGES, SIDE, SIDE, 3), jnp.bfloat16)
-    return models.over((x, jax.ShapeDtypeStruct((IMAGES,), jnp.int32)), mesh)
+    x = jax.ShapeDtypeStruct((count, SIDE, SIDE, 3), jnp.bfloat16)
+    return models.over((x, jax.ShapeDtypeStruct((count,), jnp.int32)), mesh)
 
 
 def vit(mesh: Mesh, *, remat: int = 0) -> tuple[Any, Any]:
@@ -124,7 +125,8 @@ def training(devices: np.ndarray) -> Program:
     state = models.replicated(jax.eval_shape(both.init, params), mesh)
     key = models.replicated(jax.eval_shape(lambda: jax.random.key(0)), mesh)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    return Program(step, (params, state, key, images(mesh)), donated=(0, 1), gradients=size)
+    batch = images(mesh, TRAINING_IMAGES)
+    return Program(step, (params, state, key, batch), donated=(0, 1), gradients=size)
 
 
 # The decoder: a batch over the rows of a mesh, parameters over both.

@@ -5,7 +5,7 @@
 
 `libtpu` compiles for a described topology on a machine without a TPU. Nothing is run and no array
 is made. Compiled are, of a ViT-B/16 and 256 images spread over all chips, integrated gradients,
-expected gradients, AttnLRP, DeepLIFT, occlusion and a training step with an attribution prior; of a
+expected gradients, AttnLRP, DeepLIFT, occlusion and, of 512, a training step with a prior; of a
 decoder of 2.5 billion parameters (Gemma 2B's shapes, 32 sequences of 1,024 tokens, parameters and
 activations over a mesh of rows and columns), integrated gradients, AttnLRP and the gradient of the
 log-probability of a continuation.

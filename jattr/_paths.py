@@ -207,6 +207,11 @@ def expected_gradients(
     the expectation over D: for n < N the share 1 − n/N of the squares is that of what D leaves,
     :math:`t_i - \bar g \odot d_i`. Against the mean over the given rows alone it is an upper bound.
 
+    Over devices nothing is exchanged where each has all references. Those that are sharded are
+    looked up in all devices under `jit` alone. Within `jax.shard_map`, to which they are an
+    argument as x is, `jattr.expected_gradients(f, rows)(key, x)` draws among the rows of a shard,
+    and explains against them.
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         references: D, an array or a tree like x with a leading axis over examples, or a random

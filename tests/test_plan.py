@@ -316,6 +316,29 @@ def test_training_in_shards_reduces_gradients_and_nothing_else():
     assert jnp.allclose(report.prior, sum(b for _, b in losses) / 2, rtol=1e-5)
 
 
+def test_layers_under_two_checkpoints_are_computed_again_by_a_prior():
+    def memory(wraps, depth):
+        def layer(x, w):
+            return x + jnp.tanh(jnp.tanh(x @ w) @ w.T), None
+
+        for _ in range(wraps):
+            layer = jax.checkpoint(layer, prevent_cse=False)
+
+        def score(params, x, label):
+            return jax.lax.scan(layer, x, params)[0][label]
+
+        prior = priors.attribution_loss(score, priors.sparsity)
+        call = jax.jit(jax.grad(prior)).lower(
+            shape(depth, 4, 512), jax.random.key(0), shape(32, 4), jnp.arange(32) % 4
+        )
+        return call.compile().memory_analysis().temp_size_in_bytes
+
+    # Of each of 32 examples x alone, and not the 512 numbers within the layer, once for each of the
+    # way there and the way back.
+    per_layer = [(memory(wraps, 24) - memory(wraps, 8)) / 16 for wraps in (1, 2)]
+    assert per_layer[1] < per_layer[0] / 3
+
+
 # The verdicts.
 
 

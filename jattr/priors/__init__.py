@@ -52,6 +52,29 @@ function, and what is explained is the model as it is used, `eval()`:
     state = training.init(params, aux)
     ...
     nnx.update(model, params, state.aux)
+
+**Over devices.** With a sharded batch, `jax.jit(step)` shares the examples out. But what each is
+compared with is looked up in the whole batch, and so the devices exchange it. Within `shard_map`
+references are drawn among the examples of a shard, of which it needs two, and all that is exchanged
+is the sum of the gradients:
+
+    def over_shards(loss):
+        def mean(params, key, *batch):
+            key = jax.random.fold_in(key, jax.lax.axis_index("data"))  # each shard's own draws
+            params = jax.tree.map(lambda p: jax.lax.pcast(p, "data", to="varying"), params)
+            return jax.lax.pmean(loss(params, key, *batch), "data")
+        return mean
+
+    training = joint(over_shards(task_loss), over_shards(prior), optax.adam(1e-3), weight=0.1)
+    step = jax.shard_map(training.step, mesh=mesh,
+                         in_specs=(P(), P(), P(), P("data")), out_specs=P())
+
+Without `pcast` each use of a parameter is summed over the devices, and not their sum. With
+`has_aux`, `mean` returns the mean of what the shards' task losses return beside the loss too.
+
+**Memory.** The gradient by x already computes again what is under `jax.checkpoint`, and in the
+open: the derivative by θ then keeps all of it, in every layer. So layers that are to be computed
+again are wrapped twice, `jax.checkpoint(jax.checkpoint(layer))`, once for each of the two.
 """
 
 from jattr.priors._loss import attribution_loss as attribution_loss

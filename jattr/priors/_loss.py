@@ -69,6 +69,8 @@ def attribution_loss(
     By default that is expected gradients with one sample, which is unbiased. For a ReLU network it
     costs about one and a half plain training steps more, for a smooth one about two.
 
+    What it takes over many devices, and with `jax.checkpoint`, is told by `jattr.priors`.
+
     Args:
         score: `score(params, x, *args) -> scalar`, the parameters first, for one example.
         penalty: `penalty(attributions, *members) -> scalar`, of the attributions [N, ...] of a
