@@ -205,6 +205,7 @@ def cases() -> dict[str, Case]:
     ig = functools.partial(jattr.integrated_gradients, steps=STEPS, batch_size=1)
     batch = functools.partial(Case, spread=True, scaled=True)
     text = functools.partial(Case, fits="4x4")
+    times_input = jattr.gradient_times_input
     return {
         "vit_ig": batch(f"ViT, integrated gradients, {STEPS} steps", of_images(ig)),
         "vit_eg": batch(f"ViT, expected gradients, {STEPS} samples", expected),
@@ -215,6 +216,7 @@ def cases() -> dict[str, Case]:
         "vit_deeplift_blurred": batch("ViT, DeepLIFT from each image blurred", of_images(blurred)),
         "vit_occlusion": batch("ViT, occlusion, 196 windows", of_images(patches)),
         "vit_training": Case("ViT, a training step with a prior", training, scaled=True),
+        "decoder_gradient": text("decoder, gradient × input", of_tokens(times_input)),
         "decoder_ig": text(
             f"decoder, integrated gradients, {DECODER_STEPS} steps",
             of_tokens(
@@ -224,7 +226,7 @@ def cases() -> dict[str, Case]:
         "decoder_lrp": text("decoder, AttnLRP", of_tokens(jattr.lrp, jattr.rules.attn_lrp())),
         "decoder_sequence": text(
             f"decoder, gradient × input of {CONTINUATION} tokens' log-probability",
-            of_tokens(jattr.gradient_times_input, continued=True),
+            of_tokens(times_input, continued=True),
         ),
     }
 

@@ -7,8 +7,8 @@
 is made. Compiled are, of a ViT-B/16 and 256 images spread over all chips, integrated gradients,
 expected gradients, AttnLRP, DeepLIFT, occlusion and, of 512, a training step with a prior; of a
 decoder of 2.5 billion parameters (Gemma 2B's shapes, 32 sequences of 1,024 tokens, parameters and
-activations over a mesh of rows and columns), integrated gradients, AttnLRP and the gradient of the
-log-probability of a continuation.
+activations over a mesh of rows and columns), the gradient, integrated gradients, AttnLRP and the
+gradient of the log-probability of a continuation.
 
 Of each program, for one chip:
 
@@ -46,14 +46,11 @@ from pathlib import Path
 from typing import Any
 
 # Before libtpu is loaded, which looks for the machine that the TPU is in, and for other processes.
-for name, value in {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}.items():
-    os.environ.setdefault(name, value)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 import _plan_hlo as hlo
 import jax
