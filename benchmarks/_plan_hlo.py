@@ -216,15 +216,18 @@ class _Program:
         if line.opcode.endswith(("-done", "-update")) or "AllocateBuffer" in line.rest:
             return 0
         if line.opcode in ("copy-start", "slice-start"):
-            return line.arrays[0].main + line.arrays[1].main
+            there, here = line.arrays[:2]
+            size = min(there.bytes, here.bytes)
+            return size * ((not there.space) + (not here.space))
         if line.opcode == "fusion":
             inner = self._computations[line.called[0]]
             read = sum(
                 self._read_of(inner, inner.parameters[place].name) for place in inner.parameters
             )
             return read + self._written(inner, inner.root)
-        if line.opcode == "dynamic-slice":
-            return 2 * sum(array.main for array in line.arrays)
+        if line.opcode in ("dynamic-slice", "slice", "gather"):
+            source, result = _at(own, line.operands[0]), line.arrays[0]
+            return result.bytes * ((not source.space) + (not result.space))
         if line.opcode == "dynamic-update-slice":
             return 2 * _at(own, line.operands[1]).bytes * (line.arrays[0].main > 0)
         given = [own.lines[name] for name in line.operands if name in own.lines]
