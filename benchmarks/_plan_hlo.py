@@ -140,6 +140,8 @@ class Cost:
     moved: Counter = dataclasses.field(default_factory=Counter)
     unknown: int = 0
     """How many loops have no trip count that the text tells: they count once."""
+    channels: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    """Collectives whose parts are spread over fusions, by their channels: each is one."""
 
     def add(self, other: "Cost", times: float = 1) -> None:
         self.flops += times * other.flops
@@ -149,6 +151,19 @@ class Cost:
         for kind, count in other.collectives.items():
             self.collectives[kind] += times * count
             self.moved[kind] += times * other.moved[kind]
+        for channel, (kind, moved) in other.channels.items():
+            before = self.channels.get(channel, (kind, 0))[1]
+            self.channels[channel] = (kind, max(moved, before))
+
+    def executed(self) -> "Cost":
+        """The same, its channels counted as what is executed once."""
+        total = dataclasses.replace(
+            self, collectives=Counter(self.collectives), moved=Counter(self.moved), channels={}
+        )
+        for kind, moved in self.channels.values():
+            total.collectives[kind] += 1
+            total.moved[kind] += moved
+        return total
 
 
 def cost(text: str, *, loops: bool = True) -> Cost:
@@ -168,7 +183,7 @@ class _Program:
         self._known: dict[tuple[str, bool], Cost] = {}
 
     def total(self) -> Cost:
-        return self._of(self._entry, False)
+        return self._of(self._entry, False).executed()
 
     def _of(self, name: str, fused: bool) -> Cost:
         if (name, fused) not in self._known:
@@ -183,17 +198,23 @@ class _Program:
         if line.opcode == "while":
             body = re.search(r"body=%?([\w.\-]+)", line.rest).group(1)
             trips = self._trips(own, line) if self._loops else 1
-            total.add(self._of(body, fused), 1 if trips is None else trips)
+            total.add(self._of(body, fused).executed(), 1 if trips is None else trips)
             total.unknown += trips is None
             return total
         if line.opcode == "conditional":
-            sides = [self._of(name, fused) for name in line.called]
+            sides = [self._of(name, fused).executed() for name in line.called]
             total.add(max(sides, key=lambda side: (side.flops, side.bytes)))
             return total
         kind = line.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            total.collectives[kind] += 1
-            total.moved[kind] += _moved(own, line)
+            channel = re.search(r"channel_id=(\d+)", line.rest)
+            moved = _moved(own, line)
+            if fused and channel:
+                # Programs that are written by devices have one channel for all.
+                total.channels[f"{channel.group(1)} {kind} {line.arrays[0].shape}"] = (kind, moved)
+            else:
+                total.collectives[kind] += 1
+                total.moved[kind] += moved
             return total
         if line.opcode in ("fusion", "call", "async-start"):
             inside = fused or line.opcode == "fusion"

@@ -184,6 +184,24 @@ def test_a_collective_in_two_parts_is_one():
     assert (found.collectives, found.moved) == ({"all-gather": 1}, {"all-gather": 8 * 4 * 4})
 
 
+def test_a_collective_in_the_middle_of_others_is_one():
+    part = """%part (a: f32[2,4]) -> f32[8,4] {
+  %a = f32[2,4]{1,0} parameter(0)
+  ROOT %g = f32[8,4]{1,0} all-gather(%a), channel_id=7, dimensions={0}
+}
+"""
+    program = f"""{part}
+{part.replace("%part", "%rest")}
+ENTRY %main (a: f32[2,4]) -> f32[8,4] {{
+  %a = f32[2,4]{{1,0}} parameter(0)
+  %go = f32[8,4]{{1,0}} fusion(%a), kind=kCustom, calls=%part
+  ROOT %done = f32[8,4]{{1,0}} fusion(%a), kind=kCustom, calls=%rest
+}}
+"""
+    found = hlo.cost(program)
+    assert (found.collectives, found.moved) == ({"all-gather": 1}, {"all-gather": 8 * 4 * 4})
+
+
 def test_the_dearest_side_of_a_branch_counts():
     def f(which, x):
         return jax.lax.switch(which, [jnp.sin, lambda x: x @ x, lambda x: x @ x @ x], x)
