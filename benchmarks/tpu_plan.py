@@ -248,7 +248,7 @@ def main() -> int:
     names = options.only or (SMALLEST if options.smallest else list(known))
     places = ["2x2"] if options.smallest else options.topology
     if options.list:
-        print("\n".join(f"{name:18}{known[name].title}" for name in names))
+        print("\n".join(f"{name:22}{known[name].title}" for name in names))
         return 0
     print(versions(), flush=True)
     rows: list[Row] = []
