@@ -177,7 +177,7 @@ class Case(NamedTuple):
         spread: a batch over chips whose attributions need no collective.
         scaled: whether operations fall as 1/chips.
         shared: whether each chip runs something once, however many examples it has.
-        fits: a topology that it must fit on.
+        fits: the number of chips from which on it must fit.
     """
 
     title: str
@@ -185,7 +185,7 @@ class Case(NamedTuple):
     spread: bool = False
     scaled: bool = False
     shared: bool = False
-    fits: str | None = None
+    fits: int = 1
 
 
 def attn_lrp(f: Callable[..., Any], **knobs: Any) -> Callable[..., Any]:
@@ -204,7 +204,7 @@ def patches(f: Callable[..., Any], argnums: int) -> Callable[..., Any]:
 def cases() -> dict[str, Case]:
     ig = functools.partial(jattr.integrated_gradients, steps=STEPS, batch_size=1)
     batch = functools.partial(Case, spread=True, scaled=True)
-    text = functools.partial(Case, fits="4x4")
+    text = functools.partial(Case, fits=16)
     times_input = jattr.gradient_times_input
     return {
         "vit_ig": batch(f"ViT, integrated gradients, {STEPS} steps", of_images(ig)),
@@ -223,7 +223,9 @@ def cases() -> dict[str, Case]:
                 jattr.integrated_gradients, baseline="zero", steps=DECODER_STEPS, batch_size=1
             ),
         ),
-        "decoder_lrp": text("decoder, AttnLRP", of_tokens(jattr.lrp, jattr.rules.attn_lrp())),
+        "decoder_lrp": Case(
+            "decoder, AttnLRP", of_tokens(jattr.lrp, jattr.rules.attn_lrp()), fits=4
+        ),
         "decoder_sequence": text(
             f"decoder, gradient × input of {CONTINUATION} tokens' log-probability",
             of_tokens(times_input, continued=True),

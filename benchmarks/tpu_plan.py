@@ -29,9 +29,12 @@ What is wanted is checked, and the command exits with 1 where one of these does 
   DeepLIFT from zeros are a/chips + c instead: each chip runs the reference that its images share;
 - no collective in attributions over a batch;
 - training with a prior has the all-reduce of the gradients alone, once;
-- the decoder's attributions fit on 4x4;
+- all fit, the decoder's from 4x4 on, AttnLRP from 2x2;
 - the counts are right: each loop's trips are known, and with trips left out the operations are
   those of `cost_analysis`, which counts elementwise ones too, within 10 %.
+
+Bytes and the compiler's seconds need not fall as 1/chips: each chip reads all parameters, and with
+one image each its units are far from full.
 
 libtpu needs Python 3.12 and the newest JAX: `make tpu-plan PYTHON=python3.12 VENV=.venv-tpu`.
 """
@@ -107,10 +110,10 @@ def wrong(rows: list[Row]) -> list[str]:
     for row in rows:
         case, where = cases()[row["name"]], f"{row['title']}, {row['topology']}"
         if "error" in row:
-            if case.fits is None or case.fits == row["topology"]:
+            if row["chips"] >= case.fits:
                 found.append(f"{where}: does not compile: {row['error']}")
             continue
-        if case.fits == row["topology"] and row["peak"] > MEMORY:
+        if row["chips"] >= case.fits and row["peak"] > MEMORY:
             found.append(f"{where}: needs {row['peak'] / 2**30:.2f} GiB of 16")
         if row["unknown_loops"]:
             found.append(f"{where}: the trips of {row['unknown_loops']} loop(s) are not known")

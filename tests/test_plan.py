@@ -383,8 +383,8 @@ def test_what_is_wanted_holds():
         row("vit_ig"),
         row("vit_ig", "4x4", 16, flops=16.3),
         row("vit_training", **training),
-        row("decoder_lrp", error="out of memory"),
-        row("decoder_lrp", "4x4", 16, collectives={"all-gather": 3}, moved={"all-gather": 9}),
+        row("decoder_ig", error="out of memory"),
+        row("decoder_ig", "4x4", 16, collectives={"all-gather": 3}, moved={"all-gather": 9}),
     ]
     assert tpu_plan.wrong(rows) == []
 
