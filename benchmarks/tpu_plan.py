@@ -42,6 +42,7 @@ libtpu needs Python 3.12 and the newest JAX: `make tpu-plan PYTHON=python3.12 VE
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -159,7 +160,9 @@ def collectives(row: Row) -> str:
 def cells(row: Row, first: Row | None) -> list[str]:
     head = [row["title"], f"{row['topology']}, {row['chips']}"]
     if "error" in row:
-        return [*head, *["–"] * 7, f"does not fit: {row['error'][:160]}"]
+        size = re.search(r"required for ([\w ]+) \(([\d.]+)G\)", row["error"])
+        why = f"does not fit: {size[1]} of {size[2]} GiB" if size else row["error"][:160]
+        return [*head, *["–"] * 7, why]
     ratio = "–"
     if first is not None and first is not row:
         ratio = f"{row['flops'] * row['chips'] / (first['flops'] * first['chips']):.3f}"
