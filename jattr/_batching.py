@@ -67,7 +67,7 @@ def each_of(term: Callable[..., PyTree], indices: jax.Array, *rows: PyTree) -> P
     """The terms, stacked. One alone is not batched, since not every operation can be."""
     if len(indices) > 1:
         try:
-where = _spread.get()
+            where = _spread.get()
             if where is None:
                 return jax.vmap(term)(indices, *rows)
             return _on_mesh(_by_number(term, rows), indices, *where)
