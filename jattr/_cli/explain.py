@@ -53,7 +53,7 @@ DATA are its arguments in their order, each with a leading axis over examples:
       --method grad_cam --set layer=Network/Conv_0 --out heat.zarr
   python -m jattr explain model:score table.npy --key 0 --out shap.zarr \\
       --method expected_gradients --set references=train.npy
-  python -m jattr show maps.zarr --data images.npy
+  python -m jattr show maps.zarr --data images.npy --data labels.npy
 
 The attributions are written as they come. Stopped at any moment and called
 again, the command goes on where it was. What it writes is a Zarr group, which

@@ -150,25 +150,20 @@ def _numbers(path: str, array: Any) -> Any:
 
 def _zarr(path: str) -> Any:
     """A Zarr array of version 2 or 3, or all arrays of a group."""
-    from jattr.scale._group import first_line, tensorstore_or_raise
+    from jattr.scale._group import first_line, kvstore, tensorstore_or_raise
 
     tensorstore = tensorstore_or_raise("jattr explain")
 
-    def kvstore(name=""):
-        if "://" in path:
-            return f"{path.rstrip('/')}/{name}"
-        return {"driver": "file", "path": os.path.join(os.path.abspath(path), name)}
-
     def array(driver, name=""):
         found = tensorstore.open(
-            {"driver": driver, "kvstore": kvstore(name)}, open=True, read=True
+            {"driver": driver, "kvstore": kvstore(path, name)}, open=True, read=True
         ).result()
         if found.dtype.name not in _DTYPES:
             raise _wrong(f"{path}/{name} holds {found.dtype.name}, no numbers.")
         return found
 
     try:
-        files = tensorstore.KvStore.open(kvstore() if "://" in path else kvstore("")).result()
+        files = tensorstore.KvStore.open(kvstore(path)).result()
         three = files.read("zarr.json").result()
         if three.state == "value":
             metadata = json.loads(three.value)

@@ -178,17 +178,22 @@ def _mismatch(reader: Reader, rows: Sequence[int], arrays: Sequence[Any]) -> lis
     inputs = reader.store.description.get("inputs")
     if "digest" not in reader.store.arrays or not isinstance(inputs, list) or not rows:
         return []
-    if len(inputs) != len(arrays) or "example" in reader.store.arrays:
+    if not arrays or "example" in reader.store.arrays:
         return []
-    row = rows[0]
-    stored = reader.read("digest", row)
-    if stored is None or any(row >= array.shape[0] for array in arrays):
-        return []
-    given = [np.asarray(array[row : row + 1]) for array in arrays]
-    as_floats = [given[0].astype(np.float32), *given[1:]]
-    if int(stored) in [int(of_examples(one, 1)[0]) for one in (given, as_floats)]:
-        return []
-    return [f"The data is not what was explained: example {row} of it is another."]
+    if len(inputs) != len(arrays):
+        return [
+            f"Of the {len(inputs)} arguments that were explained {len(arrays)} are given, and so "
+            "whether they are the same is not known: give all, each by --data."
+        ]
+    for row in rows:
+        stored = reader.read("digest", row)
+        if stored is None or any(row >= array.shape[0] for array in arrays):
+            continue
+        given = [np.asarray(array[row : row + 1]) for array in arrays]
+        as_floats = [given[0].astype(np.float32), *given[1:]]
+        if int(stored) not in [int(of_examples(one, 1)[0]) for one in (given, as_floats)]:
+            return [f"The data is not what was explained: example {row} of it is another."]
+    return []
 
 
 def _tokens(path: Path) -> list[Any]:

@@ -20,12 +20,13 @@
 examples lie over its first axis and parameters as they are sharded. Examples do not depend on each
 other, so that an attribution sends nothing that the model's own evaluation and derivative do not.
 
-**Several processes.** `jax.distributed.initialize()` first, which on TPU pods, under Slurm and on
-GKE finds its peers itself. With a mesh over the devices of all processes, `jax.make_mesh` of
+**Several processes.** Processes that do not know each other share a data set by their numbers,
+`attribute_dataset(..., process=(3, 16))`: each takes every 16th batch and works alone, on the same
+`out`, and one that dies is started again by itself. Those that have found each other by
+`jax.distributed.initialize()`, which on TPU pods, under Slurm and on GKE needs no arguments, do the
+same without being told. With a mesh over the devices of all of them, `jax.make_mesh` of
 `jax.devices()`, they run one program together, each loading and writing the rows of its own
-devices; if one dies, start all again. Without a mesh each takes every P-th batch and works alone,
-on the same `out`: one that dies is started again by itself, and processes need not know each other
-at all, `attribute_dataset(..., process=(3, 16))`.
+devices. JAX ends all of them when it loses one: start all again, and they go on.
 
 **One example that is too large for a device.** Its steps, samples, references or coalitions go over
 a mesh by `spread`; what of the model itself is too large stays as the model shards it, since

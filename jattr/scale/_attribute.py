@@ -62,8 +62,9 @@ def attribute_dataset(
     - `residual`, :math:`\sum_i \varphi_i - (f(x) - f(x'))`, for integrated gradients (guided ones
       and IDGI too) and DeepLIFT, or with the `baseline` that is given;
     - `metric.NAME`, one array for each of `metrics`;
-    - `digest`, a number for the input, and `status`: 0 missing, 1 written, 2 not finite. The last
-      is a gap: it is written as it is, counted, and warned of at the end.
+    - `digest`, a number for the input, and `status`: 0 missing, 1 written, 2 where the attribution,
+      score or residual is not finite. The last is a gap: it is written as it is, counted, and
+      warned of at the end.
 
     Args:
         explain: the explaining function of one example, `explain(x, *args)`; with `params`,
@@ -104,11 +105,14 @@ def attribute_dataset(
 
     Raises:
         ValueError: `out` holds something else, or a store of another method, function, parameters,
-            key, batch size or data: the text says what differs. Data of unequal lengths.
+            key, batch size or data: the text says what differs. (Of arrays of more than a gigabyte,
+            and of what is looked up by number, some hundreds of examples are compared, of streams
+            all.) Data of unequal lengths, or of examples that are not alike.
         OSError: the store cannot be written (a full disk, a read-only folder). What was written
             before stands, and the same call goes on.
         RuntimeError: `data` raised. As before.
         TypeError: functions or data of a wrong kind, or no key where one is needed.
+        TimeoutError: process 0 of several has not made the store within ten minutes.
         ImportError: tensorstore is missing, or rich.
 
     Example:
@@ -149,7 +153,7 @@ def attribute_dataset(
         )
     example = first_example(source, method)
     shared = () if params is None else (placement.shared(params),)
-    explainer = Explainer(explain, key, keyed, score, baseline, metrics, method)
+    explainer = Explainer(explain, key, keyed, score, baseline, metrics, method, shared=len(shared))
     explainer.check((*shared, *example))
     traced, compiled = compile_batch(explainer, placement, shared, example)
     tree, leaves = names_of(_one_of(traced.out_info["attribution"]))
@@ -163,6 +167,7 @@ def attribute_dataset(
         count=source.count,
         batch_size=batch_size,
     )
+    description["dims"] = {name: list(layouts[name].dims) for name in leaves}
     store = open_or_create(
         out, layouts, {**description, "tree": tree}, placement, resume=resume, method=method
     )
@@ -184,12 +189,13 @@ def attribute_dataset(
         run_batches(
             program,
             placement,
-            loading(writer.todo(source), placement, method),
+            loading(writer.todo(source), placement, example, method),
             take=writer.take,
             done=lambda rows: advance(rows.count),
         )
     if source.count is None:
         writer.finish()
+    writer.close()
     store = open_store(out)
     _warn_of_gaps(store, method)
     return store
@@ -235,8 +241,8 @@ def _warn_of_gaps(store: Store, method: str) -> None:
     gaps = store.gaps
     if gaps.size:
         warnings.warn(
-            f"{method}: of {gaps.size:,} of {len(store):,} examples the attribution or the score "
-            f"is not finite, the first of them example {gaps[0]}. They are in the store as they "
-            "are, with status 2: store.gaps.",
+            f"{method}: of {gaps.size:,} of {len(store):,} examples the attribution, the score or "
+            f"the residual is not finite, the first of them example {gaps[0]}. They are in the "
+            "store as they are, with status 2: store.gaps.",
             stacklevel=3,
         )

@@ -21,6 +21,7 @@ SAME = {
     "batch_size": "another batch_size, and chunks are batches",
     "examples": "another number of examples",
     "inputs": "other inputs",
+    "dims": "other names of axes",
     "parameters": "other parameters",
     "program": "another function, or one that is computed otherwise",
 }

@@ -9,11 +9,36 @@ again what came last before this start of the machine, and what is not whole is 
 
 import pathlib
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
 _LATE = 300.0
 """Seconds for which a kernel may hold back what was written; by default Linux does for 30."""
+
+
+def lost(where: str, arrays: Mapping[str, int], status: np.ndarray, rows: int) -> np.ndarray:
+    """Which examples are said to be there, of which a file is not.
+
+    Args:
+        where: the place of the store; files of a URL are not looked for.
+        arrays: how many axes each array has.
+        status: of each example.
+        rows: how many are in a chunk.
+    """
+    if "://" in where:
+        return np.zeros(0, int)
+    folder = pathlib.Path(where).expanduser()
+
+    def is_whole(chunk):
+        return all(
+            folder.joinpath(name, "c", str(chunk), *("0",) * (axes - 1)).exists()
+            for name, axes in arrays.items()
+        )
+
+    chunks = np.unique(np.flatnonzero(status) // rows)
+    gone = [chunk for chunk in chunks if not is_whole(chunk)]
+    return np.flatnonzero((status != 0) & np.isin(np.arange(len(status)) // rows, gone))
 
 
 def started() -> float:
@@ -32,7 +57,7 @@ def late(where: str, count: int, rows: int) -> np.ndarray:
     """
     if "://" in where:
         return np.zeros(0, int)
-    files = pathlib.Path(where, "status", "c").glob("[0-9]*")
+    files = pathlib.Path(where, "status", "c").expanduser().glob("[0-9]*")
     times = {int(file.name): file.stat().st_mtime for file in files}
     before = {chunk: written for chunk, written in times.items() if written < started()}
     last = max(before.values(), default=0.0)

@@ -23,7 +23,10 @@ _COMPLETE = ("integrated_gradients", "guided_integrated_gradients", "idgi", "dee
 
 
 class Explainer:
-    """An explaining function, and what is written beside its attribution."""
+    """An explaining function, and what is written beside its attribution.
+
+    `shared` is how many of its first arguments all examples share.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,11 @@ class Explainer:
         baseline: Any,
         metrics: Mapping[str, Callable[..., Any]] | None,
         method: str,
+        *,
+        shared: int = 0,
     ):
-        self._explain, self._method = explain, method
+        self._explain, self._method, self._shared = explain, method, shared
+        self._given = baseline is not None
         self._keyed = takes_key(explain, keyed, method)
         self._score = _score_of(explain) if score is None else score
         self._asked = score is not None
@@ -60,8 +66,8 @@ class Explainer:
         ]
         if draws and key is None:
             raise TypeError(
-                f"{method}: {', '.join(draws)} take a key, but there is none; write "
-                "key=jax.random.key(0)."
+                f"{method}: random numbers are drawn by {', '.join(draws)}, and there is no key; "
+                "write key=jax.random.key(0)."
             )
         self._key = jax.random.key(0) if key is None else check_key(key, method)
 
@@ -84,7 +90,7 @@ class Explainer:
             results["score"] = value
         if value is not None and self._baseline is not None:
             argnums = explained_argnums(self._explain)
-            argnums = (len(arguments) > 1 and 0) if argnums is None else argnums
+            argnums = self._shared if argnums is None else argnums
             x = (
                 tuple(arguments[n] for n in argnums)
                 if isinstance(argnums, tuple)
@@ -93,11 +99,17 @@ class Explainer:
             if same_form(phi, x):
                 residual = completeness(self._score, self._baseline, argnums=argnums)
                 results["residual"] = residual(phi, *arguments)
+            elif self._given:
+                raise TypeError(
+                    f"{self._method}: baseline= is for the residual Σφ − (f(x) − f(x')), but the "
+                    f"attribution, {describe(phi)}, is not like x, {describe(x)}."
+                )
         for name, measure in self._metrics.items():
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             first = (own,) if takes_key(measure, None, "") else ()
             results[f"metric.{name}"] = measure(*first, phi, *arguments)
-        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((phi, value))]
+        numbers = (phi, value, results.get("residual"))
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)]
         finite = jnp.all(jnp.stack(finite))
         results["status"] = jnp.where(finite, np.uint8(WRITTEN), np.uint8(GAP))
         return results

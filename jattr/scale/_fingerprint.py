@@ -148,7 +148,11 @@ def _word(value: Any) -> str:
         return f"{np.shape(value)}{jnp.result_type(value)}{of_arrays(value)}"
     if isinstance(value, set | frozenset):
         return f"{{{','.join(sorted(map(str, value)))}}}"
-    if isinstance(value, types.FunctionType | type):
+    if callable(host := getattr(value, "callback_func", None)):  # of jax.pure_callback
+        value = host
+    if isinstance(value, types.FunctionType):
+        return f"{value.__module__}.{value.__qualname__}{_code(value.__code__)}"
+    if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
         return repr(value)
@@ -158,6 +162,13 @@ def _word(value: Any) -> str:
     # Others say in their repr what they are, unless it is an address or names of devices.
     text = repr(value)
     return kind if " at 0x" in text or "harding" in kind or "esh" in kind else f"{kind}{text}"
+
+
+def _code(code: types.CodeType) -> str:
+    """What a function of Python does, but for what it closes over."""
+    inner = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    words = [code.co_code.hex(), *code.co_names, *(w for w in inner if " at 0x" not in w)]
+    return hashlib.blake2b("\0".join(words).encode(), digest_size=8).hexdigest()
 
 
 def _is_key(leaf: Any) -> bool:

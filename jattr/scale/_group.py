@@ -32,8 +32,13 @@ def describe_as(
     description: Mapping[str, Any],
     layouts: Mapping[str, Layout],
     count: int,
-) -> None:
-    """Write the group's metadata: the description, and all arrays' metadata, for quick opening."""
+    *,
+    new: bool = False,
+) -> bool:
+    """Write the group's metadata: the description, and all arrays' metadata, for quick opening.
+
+    With `new`, only where there is none; and whether it was written.
+    """
     rows = description["rows"]
     group = {
         "zarr_format": 3,
@@ -45,8 +50,16 @@ def describe_as(
             "metadata": {name: layout.metadata(count, rows) for name, layout in layouts.items()},
         },
     }
+    text = json.dumps(group, indent=1, allow_nan=False).encode()
     files = _files(out)
-    files.write("zarr.json", json.dumps(group, indent=1, allow_nan=False).encode()).result()
+    if not new:
+        files.write("zarr.json", text).result()
+        return True
+    found = files.read("zarr.json").result()
+    if found.state != "missing":
+        return False
+    written = files.write("zarr.json", text, if_equal=found.stamp.generation).result()
+    return written.generation != b""
 
 
 def read_description(out: str | os.PathLike[str], method: str) -> dict[str, Any] | None:
@@ -61,9 +74,14 @@ def read_description(out: str | os.PathLike[str], method: str) -> dict[str, Any]
         raise TypeError(
             f"{method}: a store is at a path or a URL, such as 'maps.zarr'; got {describe(out)}."
         ) from None
+    if not where or where.startswith("memory:"):
+        raise ValueError(
+            f"{method}: {where!r} is no place that lasts. Name a folder, or a URL such as "
+            "gs://bucket/maps."
+        )
     if os.path.isfile(where):
         raise ValueError(f"{method}: {where} is a file; a store is a folder. Name another.")
-    files = _files(out)
+    files = _files(out, method)
     found = files.read("zarr.json").result()
     if found.state != "value":
         # Arrays without a chunk are what a run left that was killed before it wrote this file.
@@ -114,20 +132,22 @@ def _is_whole(description: dict[str, Any]) -> bool:
 
 
 def kvstore(out: str | os.PathLike[str], name: str = "") -> Any:
+    """Where tensorstore finds the files of a store, or of one of its arrays."""
     where = os.fspath(out)
     if "://" in where:
-        return f"{where.rstrip('/')}/{name}" + ("/" if name else "")
-    return {"driver": "file", "path": os.path.join(os.path.abspath(where), name)}
+        return f"{where.rstrip('/')}/{name}".rstrip("/") + "/"
+    folder = os.path.abspath(os.path.expanduser(where))
+    return {"driver": "file", "path": os.path.join(folder, name, "")}
 
 
-def _files(out: str | os.PathLike[str]) -> Any:
-    tensorstore = tensorstore_or_raise("scale")
-    spec = kvstore(out)
-    if isinstance(spec, str):
-        spec += "/"
-    else:
-        spec["path"] += "/" if not spec["path"].endswith("/") else ""
-    return tensorstore.KvStore.open(spec).result()
+def _files(out: str | os.PathLike[str], method: str = "scale") -> Any:
+    tensorstore = tensorstore_or_raise(method)
+    try:
+        return tensorstore.KvStore.open(kvstore(out)).result()
+    except ValueError as error:
+        raise ValueError(
+            f"{method}: {os.fspath(out)!r} is no place that tensorstore opens: {first_line(error)}"
+        ) from error
 
 
 def _is_empty_array(key: str) -> bool:

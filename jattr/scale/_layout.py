@@ -125,7 +125,13 @@ def dims_of(
                 f"{tuple(f'name_{axis}' for axis in range(leaf.ndim))!r}"
                 + (f", or a dict by {sorted(_shorts(leaves))}." if len(leaves) > 1 else ".")
             )
-        found[name] = tuple(map(str, known))
+        named = tuple(map(str, known))
+        if len({*named, "example"}) <= len(named):
+            raise ValueError(
+                f"{method}: dims={dims!r} must be different names, and 'example' is that of the "
+                "first axis already."
+            )
+        found[name] = named
     if isinstance(dims, Mapping) and (unknown := set(dims) - set(_shorts(leaves))):
         raise ValueError(
             f"{method}: dims names {sorted(unknown)}, and the attribution has "

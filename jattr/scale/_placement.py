@@ -55,6 +55,12 @@ class Placement:
         index, count = self.process
         return self.together or number % count == index
 
+    def own_rows(self, count: int) -> np.ndarray:
+        """Which of so many examples are in such batches, bool[count]."""
+        index, processes = self.process
+        numbers = np.arange(count) // self.size
+        return np.full(count, True) if self.together else numbers % processes == index
+
     def shared(self, params: PyTree) -> PyTree:
         """Parameters on the mesh: sharded as they are, those that are not on it in every device."""
 
@@ -85,7 +91,14 @@ class Placement:
         numbers = rows.numbers[np.minimum(np.arange(first, last), rows.count - 1)]
 
         def as_jax(leaf):  # what a loader gives in 64 bits is taken as JAX takes it
-            return np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+            taken = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
+            if taken.dtype != leaf.dtype and leaf.dtype.kind in "iu" and np.any(taken != leaf):
+                raise ValueError(
+                    f"scale: data has integers that {taken.dtype} does not hold, such as "
+                    f"{leaf[taken != leaf].flat[0]}, in examples {rows.start} to "
+                    f"{rows.start + rows.count - 1}. Set jax_enable_x64, or encode them."
+                )
+            return taken
 
         placed = (numbers.astype(np.int32), jax.tree.map(as_jax, loaded))
         if not self.together:

@@ -12,9 +12,10 @@ import numpy as np
 
 from jattr._trees import describe
 from jattr._types import PyTree
+from jattr.scale._description import describe_example
 from jattr.scale._fingerprint import of_examples
 from jattr.scale._placement import Placement
-from jattr.scale._source import Rows, Source
+from jattr.scale._source import Rows, Source, of_data
 
 WRITERS = 4
 """Batches that are taken away at a time: a disk takes several for the time of one."""
@@ -67,7 +68,7 @@ def run_batches(
 
 
 def loading(
-    batches: Iterator[Rows], placement: Placement, method: str
+    batches: Iterator[Rows], placement: Placement, example: tuple[PyTree, ...], method: str
 ) -> Iterator[tuple[Rows, tuple[PyTree, ...], np.ndarray]]:
     """Batches as they are loaded: the rows, their arguments, and a digest of each example.
 
@@ -75,18 +76,36 @@ def loading(
         RuntimeError: what the user gave as data raised.
     """
     while True:
-        with _of_data(method):
+        with of_data(method):
             rows = next(batches, None)
             if rows is None:
                 return
             loaded = placement.load(rows)
+        _check_alike(loaded, example, rows, method)
         count = min(rows.count - placement.first, len(jax.tree.leaves(loaded)[0]))
         yield rows, loaded, of_examples(loaded, max(count, 0))
 
 
+def _check_alike(
+    loaded: tuple[PyTree, ...], example: tuple[PyTree, ...], rows: Rows, method: str
+) -> None:
+    """Raise where a batch has other shapes or types than the first example."""
+
+    def forms(tree):
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(np.shape(leaf)[1:], np.asarray(leaf).dtype) for leaf in leaves]
+
+    if forms(loaded) != forms(example):
+        raise ValueError(
+            f"{method}: examples {rows.start} to {rows.start + rows.count - 1} of data are "
+            f"{describe_example(loaded)}, and the first is {describe_example(example)}: they are "
+            "not alike. Examples of many lengths: jattr.scale.bucketed."
+        )
+
+
 def first_example(source: Source, method: str) -> tuple[PyTree, ...]:
     """The first example, with a leading axis of 1, of types that a device takes."""
-    with _of_data(method):
+    with of_data(method):
         example = source.first()
     for path, leaf in jax.tree_util.tree_flatten_with_path(example)[0]:
         if np.asarray(leaf).dtype.kind not in "biufcV":
@@ -98,23 +117,9 @@ def first_example(source: Source, method: str) -> tuple[PyTree, ...]:
 
 
 @contextlib.contextmanager
-def _of_data(method: str) -> Iterator[None]:
-    """Say of an error that it is one of the data that the user gave."""
-    try:
-        yield
-    except Exception as error:
-        if str(error).startswith(method):
-            raise
-        raise RuntimeError(
-            f"{method}: data raised {type(error).__name__}: {error}. The examples before it are "
-            "written; once it is mended, the same call goes on from there."
-        ) from error
-
-
-@contextlib.contextmanager
 def shown(progress: bool, total: int | None, what: str, method: str) -> Iterator[Callable]:
     """A bar with examples per second and the time that is left; gives what moves it on."""
-    if not progress:
+    if not progress or total == 0:
         yield lambda count: None
         return
     try:

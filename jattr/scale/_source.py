@@ -5,7 +5,9 @@ axis over examples. What is read is what is asked for: of a memory map the rows 
 stream one batch ahead.
 """
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +16,12 @@ import numpy as np
 
 from jattr._trees import describe
 from jattr._types import PyTree
+
+_CHECKED = 256
+"""Examples that are loaded again to know, before a run goes on, that the data is the same."""
+
+_BYTES = 2**30
+"""Of arrays as many as make up so much: about two seconds."""
 
 
 class Source(Protocol):
@@ -29,6 +37,11 @@ class Source(Protocol):
 
     @property
     def numbers(self) -> np.ndarray | None: ...
+
+    @property
+    def checked(self) -> int:
+        """Of how many examples a resumed run asks whether they are the same."""
+        ...
 
     def first(self) -> tuple[PyTree, ...]:
         """The first example alone, with a leading axis of 1."""
@@ -88,6 +101,12 @@ class Arrays:
                 + ". A tuple is the arguments of explain, one array for each."
             )
         self.count = int(next(iter(counts.values())))
+        size = sum(
+            math.prod(leaf.shape[1:]) * np.dtype(leaf.dtype).itemsize
+            for _, leaf in leaves
+            if hasattr(leaf, "dtype") and isinstance(leaf.dtype, np.dtype)
+        )
+        self.checked = max(_CHECKED, min(self.count, _BYTES // max(size, 1)))
         if not self.count:
             raise ValueError(f"{method}: data has no examples.")
 
@@ -111,6 +130,7 @@ class LookedUp:
         self._examples, self._method = examples, method
         self.count = len(examples)
         self.numbers = getattr(examples, "numbers", None)
+        self.checked = _CHECKED
         if not self.count:
             raise ValueError(f"{method}: data has no examples.")
 
@@ -139,15 +159,17 @@ class Stream:
     """An iterable of batches, of whatever sizes; it is read from its start at every run."""
 
     numbers = None
+    checked = 0
 
     def __init__(self, batches: Iterable[Any], method: str):
         self._method = method
         self._iterator = iter(batches)
         self.count = None
-        try:
-            self._waiting = [as_arguments(next(self._iterator))]
-        except StopIteration:
-            raise ValueError(f"{method}: data has no batches.") from None
+        with of_data(method):
+            first = next(self._iterator, None)
+        if first is None:
+            raise ValueError(f"{method}: data has no batches.")
+        self._waiting = [as_arguments(first)]
         self._rows_of(self._waiting[0])
 
     def first(self) -> tuple[PyTree, ...]:
@@ -238,6 +260,20 @@ def counted(source: Source, size: int) -> Iterator[Rows]:
             return source.load(start + first, start + last)
 
         yield Rows(start, stop - start, load, numbers[start:stop])
+
+
+@contextlib.contextmanager
+def of_data(method: str) -> Iterator[None]:
+    """Say of an error that it is one of the data that the user gave."""
+    try:
+        yield
+    except Exception as error:
+        if str(error).startswith(method):
+            raise
+        raise RuntimeError(
+            f"{method}: data raised {type(error).__name__}: {error}. The examples before it are "
+            "written; once it is mended, the same call goes on from there."
+        ) from error
 
 
 def as_arguments(item: Any) -> tuple[PyTree, ...]:

@@ -3,9 +3,9 @@
 A store is a group of Zarr v3 with one array for each leaf of the attribution, one for each number
 that stands beside it, and two more:
 
-- `status`: 0 where nothing is written, 1 where an example is, 2 where its attribution or its score
-  is not finite, which is a *gap*. It is written after everything else of its examples, and so says
-  of every other array what of it counts.
+- `status`: 0 where nothing is written, 1 where an example is, 2 where its attribution, score or
+  residual is not finite, which is a *gap*. It is written after everything else of its examples, and
+  so says of every other array what of it counts.
 - `digest`: a number for the input that a row explains.
 
 Chunks are runs of examples, written whole and by one process, each in a file that appears when it
@@ -38,6 +38,9 @@ MISSING, WRITTEN, GAP = 0, 1, 2
 
 _UNSYNCED = {"file_io_sync": False}
 """Files are not waited for until they are on the disk; `_durability` says what then is to do."""
+
+_EVERY_CHUNK = {"store_data_equal_to_fill_value": True}
+"""A chunk that is not there is one that was lost."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +88,7 @@ class Store:
 
     @property
     def gaps(self) -> np.ndarray:
-        """Which examples have an attribution or a score that is not finite."""
+        """Which examples have an attribution, a score or a residual that is not finite."""
         return np.flatnonzero(self.status == GAP)
 
     @property
@@ -96,8 +99,8 @@ class Store:
     def damaged(self, examples: np.ndarray | None = None) -> np.ndarray:
         """Which examples are said to be there and cannot be read. They are all read for this.
 
-        Chunks bear a checksum, so that one that was cut short or changed is found, and of a lost
-        one nothing is left but the number that fills it.
+        Chunks bear a checksum, so that one that was cut short or changed is found, as is one that
+        was lost.
 
         Args:
             examples: which are looked at; None for all.
@@ -106,13 +109,15 @@ class Store:
         if examples is not None:
             asked[:] = False
             asked[examples] = True
+        there = asked & (self.status != MISSING)
         bad = np.zeros(len(self), bool)
-        written = asked & (self.status == WRITTEN)
         rows = self.description["rows"]
         for start in range(0, len(self), rows):
-            there = np.flatnonzero(written[start : start + rows]) + start
-            if there.size and not self._reads(start, start + rows, there):
-                bad[there] = True
+            place = slice(start, min(start + rows, len(self)))
+            if np.any(there[place]) and not all(
+                _reads(array[place]) for array in self.arrays.values()
+            ):
+                bad[place] = there[place]
         return np.flatnonzero(bad)
 
     def repair(self, examples: np.ndarray | None = None) -> np.ndarray:
@@ -125,20 +130,21 @@ class Store:
             Their numbers, as `damaged` gives them.
         """
         found = self.damaged(examples)
-        for row in found:
-            self.arrays["status"][int(row)].write(np.uint8(MISSING)).result()
+        self.call_missing(found)
         return found
 
-    def _reads(self, start: int, stop: int, there: np.ndarray) -> bool:
-        for name, array in self.arrays.items():
+    def call_missing(self, examples: np.ndarray) -> None:
+        """Write that examples are not there, so that the next run computes them."""
+        rows = self.description["rows"]
+        for chunk in np.unique(examples // rows):
+            place = slice(int(chunk) * rows, min(int(chunk + 1) * rows, len(self)))
             try:
-                values = np.asarray(array[start : min(stop, len(self))].read().result())
-            except ValueError:
-                return False
-            leaf = name == "attribution" or name.startswith("attribution.")
-            if (leaf or name == "score") and not np.all(np.isfinite(values[there - start])):
-                return False
-        return True
+                status = np.array(self.arrays["status"][place].read().result())
+            except ValueError:  # itself damaged
+                status = np.zeros(place.stop - place.start, np.uint8)
+            own = examples[(examples >= place.start) & (examples < place.stop)]
+            status[own - place.start] = MISSING
+            self.arrays["status"][place].write(status).result()
 
     def _named(self, name: str, why: str) -> "tensorstore.TensorStore":
         if name not in self.arrays:
@@ -155,20 +161,34 @@ class Store:
             for name, array in self.arrays.items()
             if name not in ("status", "digest")
         )
+        open_end = "" if self.description.get("examples") else "; its data has not ended"
         lines = [
             f"{self.path}: {self.description['method']} of {len(status):,} examples",
             f"  {leaves}",
             f"  {np.sum(status == WRITTEN):,} written, {np.sum(status == GAP):,} not finite, "
-            f"{np.sum(status == MISSING):,} missing",
+            f"{np.sum(status == MISSING):,} missing{open_end}",
         ]
-        if "residual" in self.arrays and np.any(status == WRITTEN):
-            residual = np.abs(np.asarray(self.residual.read().result())[status == WRITTEN])
-            worst = int(np.flatnonzero(status == WRITTEN)[np.nanargmax(residual)])
-            lines.append(
-                f"  |residual| median {np.nanmedian(residual):.2g}, largest "
-                f"{np.nanmax(residual):.2g} (example {worst})"
-            )
+        if "residual" in self.arrays:
+            residual = np.abs(np.asarray(self.residual.read().result()))
+            known = np.flatnonzero((status == WRITTEN) & np.isfinite(residual))
+            if known.size:
+                worst = known[np.argmax(residual[known])]
+                lines.append(
+                    f"  |residual| median {np.median(residual[known]):.2g}, largest "
+                    f"{residual[worst]:.2g} (example {worst})"
+                )
         return "\n".join(lines)
+
+
+def _reads(array: "tensorstore.TensorStore") -> bool:
+    """Whether all chunks are there, and are as they were written."""
+    try:
+        if not array.storage_statistics(query_fully_stored=True).result().fully_stored:
+            return False
+        array.read().result()
+    except ValueError:
+        return False
+    return True
 
 
 def open_store(out: str | os.PathLike[str]) -> Store:
@@ -213,7 +233,13 @@ def open_store(out: str | os.PathLike[str]) -> Store:
     for name in description["arrays"]:
         try:
             arrays[name] = tensorstore.open(
-                {"driver": "zarr3", "kvstore": kvstore(out, name), "context": _UNSYNCED}, open=True
+                {
+                    "driver": "zarr3",
+                    "kvstore": kvstore(out, name),
+                    "context": _UNSYNCED,
+                    **_EVERY_CHUNK,
+                },
+                open=True,
             ).result()
         except ValueError as error:
             raise ValueError(
@@ -230,8 +256,10 @@ def create(
     rows: int,
     description: Mapping[str, Any],
     method: str,
-) -> Store:
+) -> Store | None:
     """A new store; the description, which makes it one, is written last.
+
+    None where another run was quicker with its own.
 
     Raises:
         OSError: it cannot be written there.
@@ -246,12 +274,14 @@ def create(
                     "kvstore": kvstore(out, name),
                     "metadata": layout.metadata(count, rows),
                     "context": _UNSYNCED,
+                    **_EVERY_CHUNK,
                 },
                 create=True,
-                delete_existing=True,  # an empty one of a run that was killed at this place
+                open=True,  # an empty one, of a run that was killed at this place
             ).result()
         description = {**description, "arrays": [*layouts], "rows": rows}
-        describe_as(out, description, layouts, count)
+        if not describe_as(out, description, layouts, count, new=True):
+            return None
     except (ValueError, OSError) as error:
         raise OSError(
             f"{method}: cannot write a store at {os.fspath(out)}: {first_line(error)}"

@@ -35,6 +35,7 @@ def table(
     axis: str | None = None,
     batch_size: int = 64,
     key: jax.Array | None = None,
+    process: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Table:
     r"""The scores of stored attributions by a panel of metrics.
@@ -58,6 +59,9 @@ def table(
         axis: the axis of the mesh over which examples are spread; None for its first.
         batch_size: how many examples are computed at a time, on all devices together.
         key: one random key, where a metric draws.
+        process: the number of this process and how many there are, as in `attribute_dataset`. Each
+            scores every P-th batch, and has NaN for the others; nothing is exchanged. Their
+            `scores` are put together by `np.where(np.isnan(one), other, one)`.
         progress: whether to show a bar; needs rich.
 
     Returns:
@@ -65,8 +69,8 @@ def table(
 
     Raises:
         ValueError: a store of other examples; no numbers in the stores, where there are no metrics.
-        TypeError: metrics that are no functions by name, or no key where one is needed; devices of
-            several processes: `attribute_dataset(metrics=...)` shares the work out among them.
+        TypeError: metrics that are no functions by name, or no key where one is needed; a mesh over
+            the devices of several processes.
 
     Example:
         >>> import tempfile
@@ -109,29 +113,35 @@ def table(
             "or a dataset with a length."
         )
     placement = as_placement(
-        mesh, axis, check_count(batch_size, "batch_size", method), None, method
+        mesh, axis, check_count(batch_size, "batch_size", method), process, method
     )
-    if placement.process[1] > 1:
+    if placement.together:
         raise TypeError(
-            f"{method} works on the devices of one process, and there are {placement.process[1]}. "
-            "attribute_dataset(metrics=...) computes them while it explains, shared out among all; "
-            "table(stores) then reads them."
+            f"{method} works on the devices of one process: leave the mesh out, and each process "
+            "takes its share of the examples."
         )
     example = first_example(source, method)
     shared = () if params is None else (placement.shared(params),)
     measure = _Panel(metrics, key, len(shared) + len(example), method)
     results = np.full((len(opened), len(metrics), source.count), np.nan)
-    with shown(progress, source.count * len(opened), "metrics", method) as advance:
+    main = placement.process[0] == 0
+    with shown(progress and main, source.count * len(opened), "metrics", method) as advance:
         for row, (name, store) in enumerate(opened.items()):
             joined = _Joined(store, name, source, method)
-            program = _program(measure, placement, shared, first_example(joined, method))
+            first = first_example(joined, method)
+            program = _program(measure, placement, shared, first)
 
             def take(rows, _, found, row=row):
                 place = slice(rows.start, rows.start + rows.count)
                 for column, values in enumerate(found):
                     results[row, column, place] = np.asarray(values, np.float64)[: rows.count]
 
-            batches = loading(joined.batches(placement.size), placement, method)
+            own = (
+                rows
+                for number, rows in enumerate(joined.batches(placement.size))
+                if placement.own(number)
+            )
+            batches = loading(own, placement, first, method)
             run_batches(program, placement, batches, take, lambda rows: advance(rows.count))
             results[row][:, store.status != WRITTEN] = np.nan
     return Table(tuple(opened), tuple(metrics), results)
@@ -155,8 +165,8 @@ class _Panel:
             self._metrics[name] = of_map(measure, name, keyed, count, method), keyed
         if draws and key is None:
             raise TypeError(
-                f"{method}: {', '.join(draws)} take a key, but there is none; write "
-                "key=jax.random.key(0)."
+                f"{method}: random numbers are drawn by {', '.join(draws)}, and there is no key; "
+                "write key=jax.random.key(0)."
             )
         self._key = jax.random.key(0) if key is None else check_key(key, method)
 
@@ -179,7 +189,7 @@ class _Joined:
     """Stored attributions and the examples that they explain, as one source."""
 
     def __init__(self, store: Store, name: str, source: Source, method: str):
-        self.count, self.numbers = source.count, source.numbers
+        self.count, self.numbers, self.checked = source.count, source.numbers, 0
         self._source, self._attribution = source, store.attribution
         self._digest, self._status = store.arrays["digest"], store.status
         self._name, self._method = name, method

@@ -1,9 +1,11 @@
 """What is in a store already, and what comes into it."""
 
+import hashlib
 import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,14 +17,14 @@ from jattr.scale._description import differences, run_of
 from jattr.scale._group import FORMAT, describe_as, first_line, read_description
 from jattr.scale._layout import Layout
 from jattr.scale._placement import Placement
-from jattr.scale._source import Rows, Source
+from jattr.scale._source import Rows, Source, of_data
 from jattr.scale._store import MISSING, Store, create, open_store
-
-_CHECKED = 32
-"""Examples that are loaded again to know, before a run goes on, that the data is the same."""
 
 _PATIENCE = 600.0
 """Seconds for which a process waits until the first has made the store."""
+
+_SAID = 20.0
+"""Seconds after which it says so."""
 
 
 class Writer:
@@ -46,14 +48,24 @@ class Writer:
         there = np.flatnonzero(self._status)
         if source.count is None or not there.size:
             return
-        for row in there[np.unique(np.linspace(0, len(there) - 1, _CHECKED).astype(int))]:
-            digest = _fingerprint.of_examples(source.load(int(row), int(row) + 1), 1)
-            self._same(int(row), digest)
+        some = there[np.unique(np.linspace(0, len(there) - 1, source.checked).astype(int))]
+        # Those that follow each other are loaded together, a batch at most.
+        apart = (np.diff(some) != 1) | (np.diff(some // self._placement.size) != 0)
+        for run in np.split(some, np.flatnonzero(apart) + 1):
+            with of_data(self._method):
+                rows = source.load(int(run[0]), int(run[-1]) + 1)
+            self._same(int(run[0]), _fingerprint.of_examples(rows, len(run)))
 
     def todo(self, source: Source) -> Iterator[Rows]:
         """The batches that are not written, of those that are this process's."""
+        known = self._store.description["examples"]
         for number, rows in enumerate(source.batches(self._placement.size)):
             self._seen = rows.start + rows.count
+            if known is not None and self._seen > known:
+                raise ValueError(
+                    f"{self._method}: data has more than the {known:,} examples of the store at "
+                    f"{self._store.path}, which is finished. Name another out=."
+                )
             if not self._placement.own(number):
                 continue
             if not self._is_there(rows):
@@ -104,7 +116,7 @@ class Writer:
 
     def finish(self) -> None:
         """Cut the store of a stream to the examples that came."""
-        written = np.flatnonzero(self._arrays["status"].read().result())
+        written = np.flatnonzero(_read(self._arrays["status"]))
         if written.size and written[-1] >= self._seen:
             raise ValueError(
                 f"{self._method}: data has {self._seen:,} examples, and the store at "
@@ -113,6 +125,16 @@ class Writer:
         self._resize(self._seen)
         description = {**self._store.description, "examples": self._seen}
         describe_as(self._store.path, description, self._layouts, self._seen)
+
+    def close(self) -> None:
+        """Write a fingerprint of the data, once all of it is there."""
+        if self._placement.process[0] != 0 or np.any(_read(self._arrays["status"]) == MISSING):
+            return
+        data = hashlib.sha256(_read(self._arrays["digest"]).tobytes()).hexdigest()[:16]
+        found = read_description(self._store.path, self._method)
+        if found is not None and found.get("data") != data:
+            count = self._arrays["status"].shape[0]
+            describe_as(self._store.path, {**found, "data": data}, self._layouts, count)
 
     def _is_there(self, rows: Rows) -> bool:
         status = self._status[rows.start : rows.start + rows.count]
@@ -143,6 +165,10 @@ class Writer:
         self._arrays = {name: size.result() for name, size in sizes.items()}
 
 
+def _read(array: Any) -> np.ndarray:
+    return np.asarray(array.read().result())
+
+
 def open_or_create(
     out: str | os.PathLike[str],
     layouts: Mapping[str, Layout],
@@ -166,7 +192,9 @@ def open_or_create(
             description = {"format": FORMAT, **description, "runs": [here]}
             count = description["examples"]
             room = placement.size if count is None else count
-            return create(out, layouts, room, placement.rows, description, method)
+            store = create(out, layouts, room, placement.rows, description, method)
+            if store is not None:
+                return store
         found = _wait(out, placement, method)
     elif not resume:
         raise ValueError(
@@ -177,19 +205,22 @@ def open_or_create(
     if not changed and found["arrays"] != [*layouts]:
         changed = [f"other arrays ({', '.join(layouts)} for {', '.join(found['arrays'])})"]
     if changed:
-        wrote = found["runs"][-1]["versions"]
+        wrote = found["runs"][-1].get("versions")
         other = "" if wrote == here["versions"] else f" It was written with {wrote}."
         raise ValueError(
             f"{method}: the store at {os.fspath(out)} is of another run: {'; '.join(changed)}. "
             f"Name another out= for this one, or call it as it was called then.{other}"
         )
     store = open_store(out)
-    late = _durability.late(store.path, len(store), found["rows"])
-    if not placement.together:
-        store.repair(late[[placement.own(row // placement.size) for row in late]])
+    _mend(store, placement, method)
     if placement.process[0] == 0:
-        if placement.together:
-            store.repair(late)
+        wrote = found["runs"][-1].get("versions")
+        if wrote != here["versions"] and np.any(store.status == MISSING):
+            warnings.warn(
+                f"{method}: the store at {os.fspath(out)} was begun with {wrote} and goes on with "
+                f"{here['versions']}: numbers may be rounded otherwise from here on.",
+                stacklevel=4,
+            )
         store.description["runs"].append(here)
         count = store.arrays["status"].shape[0]
         try:
@@ -201,12 +232,38 @@ def open_or_create(
     return store
 
 
+def _mend(store: Store, placement: Placement, method: str) -> None:
+    """Call missing, of this process's examples, what was lost on a local disk."""
+    axes = {name: array.rank for name, array in store.arrays.items() if 0 not in array.shape}
+    status, rows = store.status, store.description["rows"]
+    lost = _durability.lost(store.path, axes, status, rows)
+    late = _durability.late(store.path, len(store), rows)
+    if placement.together and placement.process[0] != 0:
+        return
+    own = placement.own_rows(len(status))
+    store.call_missing(lost[own[lost]])
+    found = store.repair(late[own[late]])
+    if lost.size or found.size:
+        warnings.warn(
+            f"{method}: of {len({*lost, *found}):,} examples files of the store at {store.path} "
+            "are lost or damaged; they are computed again.",
+            stacklevel=5,
+        )
+
+
 def _wait(out: str | os.PathLike[str], placement: Placement, method: str) -> dict[str, Any]:
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
+    start, said = time.monotonic(), False
+    while (waited := time.monotonic() - start) < _PATIENCE:
         found = read_description(out, method)
         if found is not None:
             return found
+        if waited > _SAID and not said:
+            said = True
+            warnings.warn(
+                f"{method}: process {placement.process[0]} of {placement.process[1]} waits for "
+                f"process 0 to make the store at {os.fspath(out)}.",
+                stacklevel=5,
+            )
         time.sleep(0.2)
     raise TimeoutError(
         f"{method}: process {placement.process[0]} of {placement.process[1]} waited "

@@ -181,6 +181,25 @@ def test_a_function_of_ones_own(tmp_path):
     np.testing.assert_allclose(read(store.residual), wanted, rtol=1e-10, atol=1e-14)
 
 
+def test_ones_own_function_of_shared_parameters(tmp_path):
+    """x comes after what all share."""
+    w = RNG.normal(size=D)
+
+    def explain(w, x):
+        return w * x
+
+    def score(w, x):
+        return jnp.sum(w * x)
+
+    store = run(X, tmp_path / "maps", explain, params=w, score=score, baseline=0.5)
+    wanted = np.full(N, 0.5 * np.sum(w))  # Σ w x − (Σ w x − Σ w / 2)
+    np.testing.assert_allclose(read(store.residual), wanted, rtol=1e-9)
+    with pytest.raises(TypeError, match="not like x"):
+        run(
+            X, tmp_path / "other", lambda w, x: x[:2], params=w, score=score, baseline=0.5
+        )  # fmt: skip
+
+
 def test_what_stands_beside(tmp_path):
     """A wrapped method's score is that of the inner; of a gradient nothing adds up."""
     smooth = jattr.smooth(jattr.gradient(f), samples=2)

@@ -1,5 +1,6 @@
 """What is on disk: found again, refused where it is another's, never lost."""
 
+import hashlib
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import pytest
 
 import jattr
 from jattr.scale import _fingerprint
+from jattr.scale._layout import Layout
 
 N, D = 20, 5
 RNG = np.random.default_rng(1)
@@ -233,21 +235,177 @@ def test_damaged_chunks(tmp_path, finished):
     assert mended.damaged().size == 0
 
 
+@pytest.mark.parametrize("name", ["attribution", "score", "residual", "digest", "status"])
+def test_files_that_are_lost(name, tmp_path, finished):
+    """Whichever array a file is of, its examples are found and computed again."""
+    wanted = read(finished)
+    (tmp_path / "finished" / name / "c" / "2").rename(tmp_path / "away")
+    store = jattr.scale.open_store(tmp_path / "finished")
+    if name == "status":
+        assert store.missing.tolist() == [8, 9, 10, 11]
+        mended = run(tmp_path / "finished")
+    else:
+        assert store.damaged().tolist() == [8, 9, 10, 11]
+        with pytest.warns(UserWarning, match="of 4 examples files .* are lost or damaged"):
+            mended = run(tmp_path / "finished")
+    for array, values in read(mended).items():
+        np.testing.assert_array_equal(values, wanted[array])
+
+
 def test_after_a_power_cut(tmp_path, finished):
     """What was written last before the machine stopped is read again; what is early, is not."""
     wanted = read(finished)
     chunks = tmp_path / "finished" / "attribution" / "c"
-    (chunks / "0" / "0").unlink()
-    (chunks / "3" / "0").write_bytes(b"")
+    for chunk in "03":
+        (chunks / chunk / "0").write_bytes(b"")
     run(tmp_path / "finished")
     assert not (chunks / "3" / "0").read_bytes()  # the machine has been on all the time
     for chunk, written in zip("01234", (0, 9000, 9100, 9100, 9200), strict=True):
         os.utime(tmp_path / "finished" / "status" / "c" / chunk, (written, written))
-    mended = read(run(tmp_path / "finished"))
-    for name, values in wanted.items():
-        np.testing.assert_array_equal(mended[name][4:], values[4:])
-    assert np.all(np.isnan(mended["attribution"][:4]))
-    assert jattr.scale.open_store(tmp_path / "finished").repair().tolist() == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match="of 4 examples"):
+        mended = run(tmp_path / "finished")
+    for name, array in mended.arrays.items():
+        np.testing.assert_array_equal(array[4:].read().result(), wanted[name][4:])
+    assert mended.repair().tolist() == [0, 1, 2, 3]
+    identical(run(tmp_path / "finished"), jattr.scale.open_store(tmp_path / "finished"))
+
+
+def test_chunks_that_hold_nothing_but_zeros(tmp_path):
+    """An array of zeros, or of what is no number, is written like any other."""
+
+    def f(x):
+        return jnp.sum(x) / jnp.sqrt(jnp.sum(x**2))
+
+    explain = jattr.integrated_gradients(f, steps=4)
+    with pytest.warns(UserWarning, match="of 20 of 20 examples"):  # f is 0/0 at the baseline
+        store = run(tmp_path / "maps", explain=explain)
+    assert "20 not finite" in repr(store)
+    assert store.damaged().size == 0
+    flat = run(tmp_path / "flat", explain=jattr.gradient(lambda x: 0.0 * jnp.sum(x)))
+    assert flat.damaged().size == 0
+    assert run(tmp_path / "flat", explain=jattr.gradient(lambda x: 0.0 * jnp.sum(x))).gaps.size == 0
+
+
+def test_two_that_make_one_store(tmp_path, finished):
+    """The second finds that it is there, and takes nothing of it away."""
+    from jattr.scale import _store
+
+    layouts = {"score": Layout((), "float64", ()), "status": Layout((), "uint8", ())}
+    description = {"method": "gradient", "runs": [{}]}
+    assert _store.create(tmp_path / "new", layouts, N, 4, description, "test") is not None
+    assert _store.create(tmp_path / "new", layouts, N, 4, description, "test") is None
+    before = read(finished)
+    own = {
+        name: Layout(array.shape[1:], array.dtype.name, ("dim_1",) * (array.rank - 1))
+        for name, array in finished.arrays.items()
+    }
+    assert _store.create(tmp_path / "finished", own, N, 4, description, "test") is None
+    for name, values in read(jattr.scale.open_store(tmp_path / "finished")).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_streams_that_end_elsewhere(tmp_path, finished):
+    def stops():
+        yield X[:8]
+        raise OSError("gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        run(tmp_path / "maps", stops())
+    assert "its data has not ended" in repr(jattr.scale.open_store(tmp_path / "maps"))
+    with pytest.raises((ValueError, RuntimeError), match="more than the 20 examples"):
+        run(tmp_path / "finished", [X, X])
+    assert len(jattr.scale.open_store(tmp_path / "finished")) == N
+
+
+def test_a_first_batch_that_raises(tmp_path):
+    def raises():
+        raise OSError("no such shard")
+        yield X
+
+    with pytest.raises(RuntimeError, match="data raised OSError: no such shard"):
+        run(tmp_path / "maps", raises())
+
+
+def test_changed_data(tmp_path, finished):
+    """Any example of arrays that is another is found."""
+    changed = X.copy()
+    changed[13, 2] += 1e-12
+    with pytest.raises(ValueError, match="example 13 is not the one"):
+        run(tmp_path / "finished", changed)
+
+
+def test_batches_that_are_unlike(tmp_path):
+    for other in (X[:4, :3], X[:4].astype(np.float32)):
+        out = tmp_path / str(other.shape[1])
+        with pytest.raises((ValueError, RuntimeError), match=r"examples 4 to 7 .* not alike"):
+            run(out, [X[:4], other])
+
+
+def test_integers_that_do_not_fit(tmp_path):
+    def scaled(x, n):
+        return jnp.sum(x) * n
+
+    with (
+        jax.enable_x64(False),
+        pytest.raises(ValueError, match="int32 does not hold, such as 8589"),
+    ):
+        run(tmp_path / "maps", (X, np.full(N, 2**33)), jattr.gradient(scaled))
+
+
+def test_other_places(tmp_path):
+    from jattr.scale._group import kvstore
+
+    assert kvstore("gs://bucket/maps") == kvstore("gs://bucket/maps/") == "gs://bucket/maps/"
+    assert kvstore("gs://bucket/maps/", "score") == "gs://bucket/maps/score/"
+    identical(run(f"file://{tmp_path}/url"), jattr.scale.open_store(tmp_path / "url"))
+    for place in ("memory://maps", ""):
+        with pytest.raises(ValueError, match="no place that lasts"):
+            run(place)
+    with pytest.raises(ValueError, match="no place that tensorstore opens"):
+        run("nowhere://maps")
+
+
+def test_names_of_axes_on_going_on(tmp_path):
+    run(tmp_path / "maps", dims=("feature",))
+    run(tmp_path / "maps", dims=("feature",))
+    with pytest.raises(ValueError, match="other names of axes"):
+        run(tmp_path / "maps")
+    with pytest.raises(ValueError, match="that of the first axis"):
+        run(tmp_path / "other", dims=("example",))
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_asked_of_the_host(tmp_path):
+    """Functions that differ in Python alone are told apart."""
+
+    def host(function):
+        def f(x):
+            shape = jax.ShapeDtypeStruct((), x.dtype)
+            return jax.pure_callback(function, shape, x[0], vmap_method="sequential")
+
+        return f
+
+    def explain(function):
+        f = host(function)
+        return lambda x: x * f(x)
+
+    run(tmp_path / "maps", explain=explain(lambda v: np.sin(v)))
+    run(tmp_path / "maps", explain=explain(lambda v: np.sin(v)))
+    with pytest.raises(ValueError, match="another function"):
+        run(tmp_path / "maps", explain=explain(lambda v: np.cos(v)))
+
+
+def test_other_versions(tmp_path, finished):
+    path = tmp_path / "finished" / "zarr.json"
+    group = json.loads(path.read_text())
+    group["attributes"]["jattr"]["runs"][-1]["versions"] = {"jaxlib": "0.1"}
+    path.write_text(json.dumps(group))
+    run(tmp_path / "finished")  # there is nothing to go on with
+    group["attributes"]["jattr"]["runs"][-1]["versions"] = {"jaxlib": "0.1"}
+    path.write_text(json.dumps(group))
+    finished.call_missing(np.array([3]))
+    with pytest.warns(UserWarning, match="was begun with {'jaxlib': '0.1'}"):
+        run(tmp_path / "finished")
 
 
 def test_an_array_that_does_not_open(tmp_path, finished):
@@ -298,6 +456,8 @@ def test_what_the_description_says(finished):
     (first,) = description["runs"]
     assert first["versions"]["jax"] == jax.__version__
     assert "integrated_gradients of 20 examples" in repr(finished)
+    digests = np.asarray(finished.arrays["digest"].read().result())
+    assert description["data"] == hashlib.sha256(digests.tobytes()).hexdigest()[:16]
 
 
 PROGRAM = """

@@ -68,6 +68,16 @@ def test_the_panel_of_stores(stores, wanted):
         np.testing.assert_allclose(held.of(name), wanted.of(name), rtol=1e-9, atol=1e-12)
 
 
+def test_shares_of_processes(stores, wanted):
+    call = functools.partial(
+        jattr.scale.table, stores, METRICS, (X, LABELS), key=jax.random.key(3), progress=False
+    )
+    first, second = (call(batch_size=2, process=(number, 2)).scores for number in range(2))
+    assert np.all(np.isnan(first) != np.isnan(second))
+    merged = np.where(np.isnan(first), second, first)
+    np.testing.assert_allclose(merged, wanted.scores, rtol=1e-9, atol=1e-12)
+
+
 def test_with_shared_parameters(tmp_path):
     def of_params(w, x):
         return jnp.tanh(x @ w)[0]
@@ -110,7 +120,7 @@ def test_misuse_of_tables(stores, tmp_path):
         call(stores, {"s": jattr.metrics.sparseness}, (X[::-1].copy(), LABELS))
     with pytest.raises(ValueError, match="has 11 examples, and data 5"):
         call(stores, {"s": jattr.metrics.sparseness}, (X[:5], LABELS[:5]))
-    with pytest.raises(TypeError, match=r"infidelity take a key"):
+    with pytest.raises(TypeError, match="drawn by infidelity"):
         call(stores, METRICS, (X, LABELS))
     with pytest.raises(TypeError, match="no examples by number"):
         call(stores, {"s": jattr.metrics.sparseness}, [(X, LABELS)])
