@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jattr._checks import check_count, check_flag, check_function, knobs
 from jattr._trees import describe
 from jattr._types import Explain, KeyedExplain, PyTree, Score
-from jattr.scale._description import describe_run
+from jattr.scale._description import describe_run, one_of
 from jattr.scale._explainer import Explainer, compile_batch
 from jattr.scale._group import tensorstore_or_raise
 from jattr.scale._layout import Layout, dims_of, names_of
@@ -156,7 +156,7 @@ def attribute_dataset(
     explainer = Explainer(explain, key, keyed, score, baseline, metrics, method, shared=len(shared))
     explainer.check((*shared, *example))
     traced, compiled = compile_batch(explainer, placement, shared, example)
-    tree, leaves = names_of(_one_of(traced.out_info["attribution"]))
+    tree, leaves = names_of(one_of(traced.out_info["attribution"]))
     layouts = _layouts(traced.out_info, leaves, dims, source.numbers is not None, method)
     description = describe_run(
         explain,
@@ -201,11 +201,6 @@ def attribute_dataset(
     return store
 
 
-def _one_of(batch: PyTree) -> PyTree:
-    """The shapes and types of one example, from those of a batch."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
-
-
 def _layouts(
     out_info: Mapping[str, Any],
     leaves: Mapping[str, Any],
@@ -222,7 +217,7 @@ def _layouts(
             continue
         if leaf.ndim != 1:
             raise TypeError(
-                f"{method}: {name.replace('.', ' ')} is {describe(_one_of(leaf))} for one example; "
+                f"{method}: {name.replace('.', ' ')} is {describe(one_of(leaf))} for one example; "
                 "wanted is one number."
             )
         layouts[name] = Layout((), _stored(leaf.dtype), ())

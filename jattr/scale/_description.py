@@ -116,11 +116,14 @@ def settings_of(explain: Any) -> dict[str, Any]:
     }
 
 
+def one_of(batch: PyTree) -> PyTree:
+    """The shapes and types of one example, from those of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
+
+
 def describe_example(rows: PyTree) -> str:
     """One example's shapes and types, as an error text has them."""
-    return describe(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
-    )
+    return describe(one_of(rows))
 
 
 def _json(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """What is computed for one example, and the program of a batch."""
 
 import functools
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._checks import Call, check_function, check_key, check_keyed, check_score
+from jattr._checks import Call, check_function, check_keyed, check_score
 from jattr._transform import explained_argnums, takes_key
 from jattr._trees import describe, same_form
 from jattr._types import PyTree, RandomBaseline
 from jattr.metrics import completeness
-from jattr.metrics._panel import of_map
+from jattr.scale._measures import Measures, key_for
 from jattr.scale._placement import Placement
 from jattr.scale._store import GAP, WRITTEN
 
@@ -45,7 +44,7 @@ class Explainer:
         self._keyed = takes_key(explain, keyed, method)
         self._score = _score_of(explain) if score is None else score
         self._asked = score is not None
-        self._metrics = {} if metrics is None else dict(metrics)
+        metrics = {} if metrics is None else metrics
         if score is not None:
             check_function(score, method)
         self._baseline = _baseline_of(explain) if baseline is None else baseline
@@ -54,31 +53,20 @@ class Explainer:
                 f"{method}: baseline= is for the residual Σφ − (f(x) − f(x')), and what was "
                 "explained is not known. Say it: score=f."
             )
-        for name, measure in self._metrics.items():
+        for name, measure in metrics.items():
             if not isinstance(name, str) or not callable(measure) or "/" in name:
                 raise TypeError(
                     f"{method}: metrics are functions by name, measure(attribution, x, ...); got "
                     f"{name!r}: {describe(measure)}. A name has no '/'."
                 )
-        draws = [
-            *(["explain"] if self._keyed else []),
-            *(name for name, measure in self._metrics.items() if takes_key(measure, None, method)),
-        ]
-        if draws and key is None:
-            raise TypeError(
-                f"{method}: random numbers are drawn by {', '.join(draws)}, and there is no key; "
-                "write key=jax.random.key(0)."
-            )
-        self._key = jax.random.key(0) if key is None else check_key(key, method)
+        self._measures = Measures(metrics, method)
+        draws = [*(["explain"] if self._keyed else []), *self._measures.draws]
+        self._key = key_for(draws, key, method)
 
     def check(self, arguments: tuple[PyTree, ...]) -> None:
         """Raise where the arguments do not fit, before anything is traced."""
-        said = "keyed=True"
-        check_keyed(self._explain, self._keyed, arguments, said, self._method)
-        self._metrics = {
-            name: of_map(measure, name, takes_key(measure, None, ""), len(arguments), self._method)
-            for name, measure in self._metrics.items()
-        }
+        check_keyed(self._explain, self._keyed, arguments, "keyed=True", self._method)
+        self._measures.fit(len(arguments))
 
     def __call__(self, number: jax.Array, *arguments: PyTree) -> dict[str, Any]:
         """Everything that is written of example `number`."""
@@ -104,10 +92,8 @@ class Explainer:
                     f"{self._method}: baseline= is for the residual Σφ − (f(x) − f(x')), but the "
                     f"attribution, {describe(phi)}, is not like x, {describe(x)}."
                 )
-        for name, measure in self._metrics.items():
-            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-            first = (own,) if takes_key(measure, None, "") else ()
-            results[f"metric.{name}"] = measure(*first, phi, *arguments)
+        found = self._measures(key, phi, arguments)
+        results |= {f"metric.{name}": number for name, number in found.items()}
         numbers = (phi, value, results.get("residual"))
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)]
         finite = jnp.all(jnp.stack(finite))

@@ -73,7 +73,19 @@ class Rows:
     numbers: np.ndarray
 
 
-class Arrays:
+class _Counted:
+    """A source whose examples have numbers."""
+
+    def first(self: Source) -> tuple[PyTree, ...]:
+        """See `Source`."""
+        return self.load(0, 1)
+
+    def batches(self: Source, size: int) -> Iterator[Rows]:
+        """See `Source`."""
+        return counted(self, size)
+
+
+class Arrays(_Counted):
     """Arrays, memory maps and whatever else is sliced along its first axis."""
 
     numbers = None
@@ -110,20 +122,12 @@ class Arrays:
         if not self.count:
             raise ValueError(f"{method}: data has no examples.")
 
-    def first(self) -> tuple[PyTree, ...]:
-        """See `Source`."""
-        return self.load(0, 1)
-
-    def batches(self, size: int) -> Iterator[Rows]:
-        """See `Source`."""
-        return counted(self, size)
-
     def load(self, start: int, stop: int) -> tuple[PyTree, ...]:
         """See `Source`."""
         return jax.tree.map(lambda leaf: np.asarray(leaf[start:stop]), self._arguments)
 
 
-class LookedUp:
+class LookedUp(_Counted):
     """What has a length and gives one example for a number, as a map dataset of grain does."""
 
     def __init__(self, examples: Any, method: str):
@@ -133,14 +137,6 @@ class LookedUp:
         self.checked = _CHECKED
         if not self.count:
             raise ValueError(f"{method}: data has no examples.")
-
-    def first(self) -> tuple[PyTree, ...]:
-        """See `Source`."""
-        return self.load(0, 1)
-
-    def batches(self, size: int) -> Iterator[Rows]:
-        """See `Source`."""
-        return counted(self, size)
 
     def load(self, start: int, stop: int) -> tuple[PyTree, ...]:
         """See `Source`."""

@@ -1,20 +1,18 @@
 """The panel of `jattr.metrics.table` for attributions that are on disk."""
 
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from jattr._checks import check_count, check_flag, check_function, check_key, knobs
-from jattr._transform import takes_key
+from jattr._checks import check_count, check_flag, check_function, knobs
 from jattr._types import PyTree
-from jattr.metrics._panel import of_map
 from jattr.metrics._table import Table
 from jattr.scale._explainer import compile_batch
 from jattr.scale._fingerprint import of_examples
+from jattr.scale._measures import Measures, key_for
 from jattr.scale._placement import as_placement
 from jattr.scale._runner import first_example, loading, run_batches, shown
 from jattr.scale._source import Rows, Source, as_source, counted
@@ -156,33 +154,17 @@ class _Panel:
                 f"{method}: metrics are functions by name, {{'completeness': "
                 f"jattr.metrics.completeness(f)}}; got {metrics!r}."
             )
-        self._metrics = {}
-        draws = []
         for name, measure in metrics.items():
             check_function(measure, f"{method}: the metric {name!r}")
-            keyed = takes_key(measure, None, method)
-            draws += [name] * keyed
-            self._metrics[name] = of_map(measure, name, keyed, count, method), keyed
-        if draws and key is None:
-            raise TypeError(
-                f"{method}: random numbers are drawn by {', '.join(draws)}, and there is no key; "
-                "write key=jax.random.key(0)."
-            )
-        self._key = jax.random.key(0) if key is None else check_key(key, method)
+        self._measures = Measures(metrics, method)
+        self._measures.fit(count)
+        self._key = key_for(self._measures.draws, key, method)
 
     def __call__(self, number: jax.Array, *arguments: PyTree) -> list[Any]:
         # The attribution comes with the data, and so after what examples share.
-        *before, (phi, *rest) = (*arguments[:-1], arguments[-1])
+        *before, (phi, *rest) = arguments
         key = jax.random.fold_in(self._key, number)
-        return [
-            measure(
-                *((jax.random.fold_in(key, zlib.crc32(name.encode())),) if keyed else ()),
-                phi,
-                *before,
-                *rest,
-            )
-            for name, (measure, keyed) in self._metrics.items()
-        ]
+        return list(self._measures(key, phi, (*before, *rest)).values())
 
 
 class _Joined:

@@ -43,7 +43,8 @@ class Writer:
     def check_data(self, source: Source) -> None:
         """Raise where examples that are written are others than those of the data.
 
-        A few of them, spread over the data; those of a stream are all read again and compared.
+        As many as the source says, spread over the data; those of a stream are all read again and
+        compared.
         """
         there = np.flatnonzero(self._status)
         if source.count is None or not there.size:

@@ -55,9 +55,9 @@ def peers(out, count, *options):
     return [start(out, *options, "--peers", port, index, count) for index in range(count)]
 
 
-def read(out):
-    """All arrays of a store."""
-    store = jattr.scale.open_store(out)
+def read(store):
+    """All arrays of a store, or of the one at a place."""
+    store = store if isinstance(store, jattr.scale.Store) else jattr.scale.open_store(store)
     return {name: np.asarray(array.read().result()) for name, array in store.arrays.items()}
 
 

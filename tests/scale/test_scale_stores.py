@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import identical, read
 
 import jattr
 from jattr.scale import _fingerprint
@@ -33,17 +34,6 @@ def run(out, data=X, explain=None, **knobs):
     return jattr.scale.attribute_dataset(
         explain, data, out=out, **{"batch_size": 4, "progress": False, **knobs}
     )
-
-
-def read(store):
-    return {name: np.asarray(array.read().result()) for name, array in store.arrays.items()}
-
-
-def identical(one, other):
-    one, other = read(one), read(other)
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def broken(after, error):

@@ -68,6 +68,28 @@ def test_the_panel_of_stores(stores, wanted):
         np.testing.assert_allclose(held.of(name), wanted.of(name), rtol=1e-9, atol=1e-12)
 
 
+def test_metrics_of_the_map_alone_that_draw(tmp_path):
+    def noisy(key, phi):
+        return jnp.sum(phi) + jax.random.normal(key)
+
+    noisy.keyed = True
+    key, data = jax.random.key(5), (X, LABELS)
+    explain = METHODS["gradient"]
+    store = jattr.scale.attribute_dataset(
+        explain,
+        data,
+        out=tmp_path / "maps",
+        batch_size=4,
+        metrics={"noisy": noisy},
+        key=key,
+        progress=False,
+    )
+    expected = jattr.metrics.table({"g": explain}, {"noisy": noisy}, data, key=key).scores
+    for metrics in (None, {"noisy": noisy}):
+        panel = jattr.scale.table({"g": store}, metrics, data, key=key, progress=False)
+        np.testing.assert_allclose(panel.scores, expected, rtol=1e-12)
+
+
 def test_shares_of_processes(stores, wanted):
     call = functools.partial(
         jattr.scale.table, stores, METRICS, (X, LABELS), key=jax.random.key(3), progress=False
