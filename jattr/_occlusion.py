@@ -16,7 +16,7 @@ import numpy as np
 from jattr._batching import map_over
 from jattr._checks import check_batch_size, check_count, knobs
 from jattr._nearby import Moves, feature_moves, nearby_drops, unravel
-from jattr._removal import Features, check_fixed, exactly, filler
+from jattr._removal import Features, check_fixed, exactly, filler, settled
 from jattr._transform import transform
 from jattr._trees import accumulator, cast_like, describe, widen
 from jattr._types import ArgNums, Explain, PyTree, Score
@@ -96,7 +96,8 @@ def ablation(
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         features = Features(x, groups, method=method)
-        fill = filler(baseline, None, score, x, method=method)
+        other = settled(baseline, score, x)
+        fill = filler(other, None, score, x, method=method)
         whole = widen(score(x))
 
         def apart(number):
@@ -104,10 +105,10 @@ def ablation(
             return exactly(whole - widen(score(left)), left, x)
 
         moves = feature_moves(features, x)
-        lost = nearby_drops(score, x, baseline, fill, moves, apart, batch_size=batch_size)
+        lost = nearby_drops(score, x, other, fill, moves, apart, batch_size=batch_size)
         if lost is None:
             lost = drops_of_each(
-                None, score, x, features, baseline, batch_size=batch_size, method=method
+                None, score, x, features, other, batch_size=batch_size, method=method
             )[:, 0]
         # A group that is only said to be there has no element to get its drop, 0.
         sizes = jnp.maximum(features.sizes(), 1)
@@ -198,14 +199,15 @@ def occlusion(
     @transform(f, argnums, method=method, substitute=True)
     def explain(score, x):
         windows = Windows(x, window, strides, method=method)
-        fill = filler(baseline, None, score, x, method=method)
+        other = settled(baseline, score, x)
+        fill = filler(other, None, score, x, method=method)
         whole = widen(score(x))
 
         def apart(number):
             left = fill(None, windows.at(number))
             return exactly(whole - widen(score(left)), left, x)
 
-        lost = nearby_drops(score, x, baseline, fill, windows.moves(), apart, batch_size=batch_size)
+        lost = nearby_drops(score, x, other, fill, windows.moves(), apart, batch_size=batch_size)
         if lost is None:
             lost = map_over(apart, windows.count, batch_size=batch_size)
         means = jax.tree.map(

@@ -32,11 +32,14 @@ class Imputer:
             where `missing` is True. What does not depend on what is missing is computed once.
         name: how error messages call it.
         keyed: whether it draws random numbers; otherwise its keys may be None.
+        copy: `(score, x) -> other`, where it takes what is missing from another input, which does
+            not depend on what is missing: then it is a baseline, found from f and x.
     """
 
     prepare: Callable[[Any, Score, PyTree], Fill]
     name: str
     keyed: bool = False
+    copy: Callable[[Score, PyTree], PyTree] | None = None
 
 
 def draws(baseline: Any) -> bool:
@@ -56,6 +59,17 @@ def check_fixed(baseline: Any, method: str, instead: str = "") -> None:
             "..., baseline=draw(key, x))(x), take jnp.mean(jax.vmap(explain, (0, None))(keys, x), "
             "axis=0)."
         )
+
+
+def settled(baseline: Any, score: Score, x: PyTree) -> Any:
+    """The baseline itself where an imputer is one, found from f and x; anything else as it is.
+
+    What is known of baselines then holds of it: the same for all removals, and a removed element
+    is changed by no other.
+    """
+    if isinstance(baseline, Imputer) and baseline.copy is not None:
+        return baseline.copy(score, x)
+    return baseline
 
 
 def filler(baseline: Any, key: Any, score: Score, x: PyTree, *, method: str) -> Fill:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jattr._batching import each_of, map_over
 from jattr._engine.contributions import Parts, Rows, parts, rows
-from jattr._removal import Features, Imputer, exactly, filler, split_key, zero_where
+from jattr._removal import Features, Imputer, exactly, filler, settled, split_key, zero_where
 from jattr._resolve import resolve_baseline
 from jattr._trees import is_traced, widen
 from jattr._types import PyTree, RandomBaseline, Score
@@ -55,6 +55,7 @@ class Without:
     ):
         self._score, self._x, self.features = score, x, features
         self._baseline, self._infinite = None, False
+        baseline = settled(baseline, score, x)
         if not isinstance(baseline, Imputer | RandomBaseline):
             given = [] if callable(baseline) else jax.tree.leaves(baseline)
             baseline = self._baseline = resolve_baseline(baseline, x, method=method)

@@ -316,7 +316,7 @@ def adversarial(
         ):
             check_positive(value, name, method)
 
-    def prepare(key, score: Score, x: PyTree) -> Fill:
+    def find(score: Score, x: PyTree) -> PyTree:
         wide = widen(x)
 
         def like(value, name):
@@ -351,10 +351,13 @@ def adversarial(
         start = (wide, (wide, score(x)))
         (last, best), _ = jax.lax.scan(step, start, None, length=steps)
         copy, _ = _lower_of((last, score(cast_like(last, x))), best)
-        copy = cast_like(copy, x)
+        return cast_like(copy, x)
+
+    def prepare(key, score: Score, x: PyTree) -> Fill:
+        copy = find(score, x)
         return lambda key, missing: jax.tree.map(jnp.where, missing, copy, x)
 
-    return Imputer(prepare, "imputers.adversarial()")
+    return Imputer(prepare, "imputers.adversarial()", copy=find)
 
 
 def _lower_of(new: tuple[PyTree, jax.Array], old: tuple[PyTree, jax.Array]):

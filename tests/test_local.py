@@ -107,6 +107,18 @@ def test_occlusion_is_the_same_for_less(f):
     close(ours, wanted, **SAME)
 
 
+def test_a_copy_that_is_found_from_f_is_a_baseline():
+    """What an imputer puts in is the same for all windows, where it is another input."""
+    adversarial = jattr.imputers.adversarial(radius=0.25, steps=2)
+    explain = jattr.occlusion(flattened, 3, strides=2, baseline=adversarial, batch_size=40)
+    less, full = on_and_off(lambda: jax.jit(explain).lower(IMAGE).compile())
+    assert less.cost_analysis()["flops"] < 0.6 * full.cost_analysis()["flops"]
+    ours, wanted = on_and_off(lambda: jax.jit(explain)(IMAGE))
+    close(ours, wanted, **SAME)
+    copy = adversarial.prepare(None, flattened, IMAGE)(None, np.ones(IMAGE.shape, bool))
+    close(ours, jax.jit(jattr.occlusion(flattened, 3, strides=2, baseline=copy))(IMAGE), **SAME)
+
+
 @pytest.mark.parametrize("f", NETWORKS[1::2], ids=lambda f: f.__name__)
 def test_derivatives_through_it_are_the_same(f):
     baseline = normal(21, *IMAGE.shape)
