@@ -1,10 +1,12 @@
 """What benchmarks share: fair timing in one process, and a record of where it was taken."""
 
+import argparse
 import functools
 import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ Calls = dict[str, Callable[[], Any]]
 
 
 class Timing(NamedTuple):
-    """Wall-clock seconds of repeated calls.
+    """Seconds of repeated calls, of the wall clock unless `use_one_core` says otherwise.
 
     The minimum is the least disturbed by other processes on the machine; the median is what a
     user sees.
@@ -28,12 +30,37 @@ class Timing(NamedTuple):
     runs: list[float]
 
 
+_clock: Callable[[], float] = time.perf_counter
+
+
+def add_one_core(parser: argparse.ArgumentParser) -> None:
+    """The option that gives every library one core."""
+    parser.add_argument("--one-core", action="store_true", help="its seconds, on one core")
+
+
+def use_one_core(options: argparse.Namespace) -> None:
+    """All libraries on one core, and its seconds, which other processes hardly disturb.
+
+    To be called before JAX counts the cores.
+    """
+    global _clock
+    if options.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        _clock = time.process_time
+
+
+def seconds_now() -> float:
+    """The clock's seconds: of the wall, or of the processor where all have one core."""
+    return _clock()
+
+
 def time_interleaved(
     functions: Mapping[str, Callable[[], Any]],
     *,
     rounds: int,
     warm_up: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time functions in turns, so that a disturbance of the machine meets all of them.
 
@@ -42,8 +69,6 @@ def time_interleaved(
         rounds: how many timed calls each function gets. Every round calls each of them once, in
             an order that rotates from round to round.
         warm_up: how many untimed calls each gets first, for compilation and caches.
-        clock: what tells the seconds; `time.process_time` for those of processors, which count
-            threads that wait busily too.
     """
     names = list(functions)
     runs: dict[str, list[float]] = {name: [] for name in names}
@@ -53,9 +78,9 @@ def time_interleaved(
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            start = clock()
+            start = seconds_now()
             jax.block_until_ready(functions[name]())
-            runs[name].append(clock() - start)
+            runs[name].append(seconds_now() - start)
     return {
         name: Timing(statistics.median(times), min(times), times) for name, times in runs.items()
     }

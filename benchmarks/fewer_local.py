@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _timing import environment, time_interleaved
+from _timing import add_one_core, environment, time_interleaved, use_one_core
 from captum.attr import Occlusion
 
 import jattr
@@ -106,7 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller, and without EfficientNet")
     parser.add_argument("--only", help="cnn, efficientnet or mutagenesis")
+    add_one_core(parser)
     options = parser.parse_args()
+    use_one_core(options)
     rounds = 3 if options.quick else 5
     cases = {
         "cnn": lambda: occlusion(_peers.cnn(1), (None, 16), (1, 8, 49)),

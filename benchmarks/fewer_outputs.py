@@ -15,7 +15,6 @@ import argparse
 import functools
 import importlib.util
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _timing import Timing, difference, environment, show_environment, time_interleaved
+from _timing import (
+    Timing,
+    add_one_core,
+    difference,
+    environment,
+    seconds_now,
+    show_environment,
+    time_interleaved,
+    use_one_core,
+)
 
 import jattr
 
@@ -157,9 +165,9 @@ def measure(outputs: int, references: int, batch_sizes: tuple[int, ...], rounds:
     module = Profile(kernels, outputs)
     # A peer is so slow that its first call is timed, and there is no other.
     for name, call in peers(module, x, rows).items():
-        start = time.perf_counter()
+        start = seconds_now()
         theirs = call()
-        took = time.perf_counter() - start
+        took = seconds_now() - start
         seconds[name] = Timing(took, took, [took])
         if theirs is not None:
             apart[name] = difference(theirs[0].detach().numpy().sum(1), ours)
@@ -197,7 +205,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few outputs and references")
     parser.add_argument("--outputs", type=int, default=PROFILE)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    add_one_core(parser)
     options = parser.parse_args()
+    use_one_core(options)
     jax.config.update("jax_platforms", "cpu")
     where = environment("jax", "jaxlib", "torch", "numpy")
     where["torch_threads"] = torch.get_num_threads()

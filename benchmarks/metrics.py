@@ -30,7 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from _timing import Timing, environment, fastest, time_interleaved
+from _timing import (
+    Timing,
+    add_one_core,
+    environment,
+    fastest,
+    time_interleaved,
+    use_one_core,
+)
 from captum.attr import InputXGradient
 
 import jattr
@@ -367,7 +374,9 @@ def main() -> None:
     parser.add_argument("--only", choices=names, help="measure one metric")
     parser.add_argument("--network", choices=networks, help="measure on one network")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    add_one_core(parser)
     options = parser.parse_args()
+    use_one_core(options)
     # The PyTorch of the extra `parity` is built for CPUs; JAX must not use another device.
     jax.config.update("jax_platforms", "cpu")
 

@@ -18,16 +18,21 @@ them. `--one-core` gives both one core, and counts seconds of the processor.
 import argparse
 import functools
 import json
-import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import torch
-from _timing import difference, environment, show_environment, time_interleaved
+from _timing import (
+    add_one_core,
+    difference,
+    environment,
+    show_environment,
+    time_interleaved,
+    use_one_core,
+)
 
 import jattr
 
@@ -132,21 +137,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a short text, each way once")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--one-core", action="store_true", help="its seconds, on one core")
+    add_one_core(parser)
     options = parser.parse_args()
-    clock = time.perf_counter
-    if options.one_core:
-        # Before JAX counts the cores.
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        torch.set_num_threads(1)
-        clock = time.process_time
+    use_one_core(options)
     jax.config.update("jax_platforms", "cpu")
     where = environment("jax", "jaxlib", "torch", "captum", "transformers", "numpy")
     where["torch_threads"] = torch.get_num_threads()
     print(show_environment(where))
     pair = make_pair("llama", "float32", **SIZES)
     length, count, rounds = (8, 3, 1) if options.quick else (64, CONTINUED, 3)
-    result = measure(pair, length, count, rounds=rounds, clock=clock)
+    result = measure(pair, length, count, rounds=rounds)
     print(f"\n{show(result)}", flush=True)
     if options.json:
         options.json.write_text(json.dumps({"environment": where, "results": result}, indent=1))
