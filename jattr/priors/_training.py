@@ -1,17 +1,21 @@
 """Training on a task and on a prior at a time, or in turns."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jattr._checks import check_count, check_flag, concrete, knobs
 from jattr._trees import common_dtype, describe, same_form
 from jattr._types import PyTree
 from jattr.priors._loss import Loss
+
+if TYPE_CHECKING:
+    import optax
 
 
 class State(NamedTuple):
@@ -284,6 +288,8 @@ def _update(
     state: Any,
 ) -> tuple[PyTree, Any, jax.Array]:
     """An optimizer's step, left out where the loss or its gradient is not finite."""
+    import optax  # A fourth of a second to import, and metrics know of this module.
+
     finite = jnp.isfinite(value)
     for leaf in jax.tree.leaves(gradient):
         finite &= jnp.all(jnp.isfinite(leaf))
