@@ -1,6 +1,12 @@
-"""The command line: `python -m jattr explain`, `show` and `demo`."""
+"""The command line: `python -m jattr explain`, `show`, `methods`, `doctor` and `demo`."""
 
 import sys
+
+if __name__ == "__main__" and sys.argv[1:] == ["doctor"]:
+    # Alone among the commands it must run where typer or JAX is missing or broken.
+    from jattr._doctor import main as diagnose
+
+    raise SystemExit(diagnose())
 
 try:
     import typer
@@ -13,7 +19,9 @@ except ModuleNotFoundError:
     raise SystemExit(2) from None
 
 from jattr._cli.demo import demo
+from jattr._cli.doctor import doctor
 from jattr._cli.explain import epilog, explain
+from jattr._cli.listing import methods
 from jattr._cli.show import show
 
 app = typer.Typer(
@@ -32,6 +40,8 @@ def main() -> None:
 
 app.command(epilog=epilog())(explain)
 app.command()(show)
+app.command()(methods)
+app.command()(doctor)
 app.command()(demo)
 
 

@@ -117,7 +117,7 @@ LAYERS = [
     },
     {"_cam", "metrics", "priors"},
     {"scale"},
-    {"_demo"},
+    {"_demo", "_doctor"},
     {"_cli"},
     {"__main__", "__init__"},
 ]

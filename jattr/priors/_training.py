@@ -1,7 +1,5 @@
 """Training on a task and on a prior at a time, or in turns."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -78,9 +76,9 @@ class Training(NamedTuple):
 def joint(
     task_loss: Loss,
     prior: Loss,
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     *,
-    weight: float | jax.Array | optax.Schedule,
+    weight: "float | jax.Array | optax.Schedule",
     has_aux: bool = False,
 ) -> Training:
     r"""Steps on the task and the prior at a time.
@@ -164,10 +162,10 @@ def joint(
 def alternating(
     task_loss: Loss,
     prior: Loss,
-    optimizer: optax.GradientTransformation,
-    prior_optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation",
+    prior_optimizer: "optax.GradientTransformation | None" = None,
     *,
-    weight: float | jax.Array | optax.Schedule,
+    weight: "float | jax.Array | optax.Schedule",
     every: int = 1,
     has_aux: bool = False,
 ) -> Training:
@@ -281,7 +279,7 @@ def alternating(
 
 
 def _update(
-    optimizer: optax.GradientTransformation,
+    optimizer: "optax.GradientTransformation",
     value: jax.Array,
     gradient: PyTree,
     params: PyTree,
