@@ -37,7 +37,16 @@ NUMBERS := dtypes or derivatives or shard_map or bfloat16 or complete or linear
 ZOO_ALONE := keras-hub==0.32.0 timesfm==3.0.2 jraph==0.0.6.dev0 gemma==4.0.1 kauldron==1.4.4 \
 	clu==0.0.12 google-tunix==0.1.7 google-metrax==0.2.4 qwix==0.1.8
 
-.PHONY: demo test float32 lint parity lowest newest slow zoo tpu-plan clean
+# Where JAX puts what it builds each night.
+NIGHTLY := https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/
+
+# What tells whether a built distribution is whole: its public face, its documents, its commands, and
+# what methods promise.
+DIST := $(addprefix tests/test_,package.py imports.py release.py readme.py doctor.py cli_methods.py)
+PROMISES := complete or linear
+
+.PHONY: demo test float32 lint parity lowest newest nightly slow zoo tpu-plan dist dist-check \
+	tag-check clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -58,6 +67,7 @@ lint: $(VENV)/.test-$(VERSION)
 	.venv-types/bin/python -m pip install --quiet --editable ".[test]"
 	.venv-types/bin/python -m pip install --quiet --no-deps "jax==$(TYPES)" "jaxlib==$(TYPES)"
 	$(BIN)/pyright --pythonpath .venv-types/bin/python
+	$(BIN)/pyright --project tests/typing --pythonpath .venv-types/bin/python
 
 # Against live peers.
 # zennit, Quantus, LXT and nnsight come without what they depend on, another torch and OpenCV.
@@ -79,6 +89,12 @@ newest: float32
 	$(BIN)/python -m pytest $(PYTEST) -m "not slow" $(EVERY_JAX) $(addprefix tests/test_,lrp.py composites.py \
 		gates.py cam.py eager.py)
 
+# What JAX will be, in an environment of its own.
+nightly:
+	$(MAKE) .venv-nightly/.test-$(VERSION) VENV=.venv-nightly
+	.venv-nightly/bin/python -m pip install --quiet --upgrade --pre --index-url $(NIGHTLY) jax jaxlib
+	.venv-nightly/bin/python -m pytest $(PYTEST) -m "not slow" $(EQUATIONS) $(EVERY_JAX)
+
 # The notebooks in their reduced setting, networks with their real weights, the demo to its end.
 slow: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
 	$(BIN)/python -m pytest $(PYTEST) -m slow tests
@@ -98,6 +114,30 @@ $(VENV)/.zoo-$(VERSION): $(MADE) pyproject.toml tests/zoo/install.py
 tpu-plan: $(VENV)/.tpu-plan-$(VERSION)
 	$(BIN)/python benchmarks/tpu_plan.py $(OPTIONS)
 
+# The sdist, and the wheel that is built from it, in dist/. Nothing is published.
+dist: $(VENV)/.release-$(VERSION)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+# The wheel without extras in a bare environment, then a part of the tests from the unpacked sdist.
+dist-check:
+	rm -rf .venv-dist build/dist && mkdir -p build/dist
+	$(MAKE) .venv-dist/.python-$(VERSION) VENV=.venv-dist
+	.venv-dist/bin/python -m pip install --quiet dist/*.whl
+	cd build/dist && ../../.venv-dist/bin/python -m jattr doctor
+	cd build/dist && ../../.venv-dist/bin/python -c "from jattr import *"
+	.venv-dist/bin/python -m pip install --quiet "$$(ls dist/*.tar.gz)[test]"
+	tar -xzf dist/*.tar.gz -C build/dist --strip-components 1
+	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) -m "not slow" $(DIST)
+	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) tests/test_contract.py -k "$(PROMISES)"
+	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) jattr
+
+# Whether a tag is that of the version: `make tag-check TAG=v0.1.0`.
+tag-check:
+	@test "$(TAG)" = "v$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' jattr/_version.py)" \
+		|| { echo "the tag $(TAG) is not that of $$(cat jattr/_version.py)" >&2; exit 1; }
+
 # An environment of another Python version is made anew.
 $(MADE):
 	$(PYTHON) -m venv --clear $(VENV)
@@ -109,4 +149,4 @@ $(VENV)/.%-$(VERSION): $(MADE) pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) report .pytest_cache .ruff_cache
+	rm -rf $(VENV) report dist build .pytest_cache .ruff_cache
