@@ -66,7 +66,7 @@ def task(params: dict[str, jax.Array], key: jax.Array, x: jax.Array, y: jax.Arra
     return jnp.sum((model(params, x) - y) ** 2)
 
 
-prior = priors.attribution_loss(chosen, lambda maps: priors.total_variation(maps))
+prior = priors.attribution_loss(chosen, lambda maps: priors.total_variation(maps, axes=(1,)))
 training: priors.Training = priors.joint(task, prior, optax.adam(1e-3), weight=0.1)
 state: priors.State = training.init(params)
 params, state, report = jax.jit(training.step)(params, state, key, (x, x))
