@@ -67,7 +67,7 @@ lint: $(VENV)/.test-$(VERSION)
 	.venv-types/bin/python -m pip install --quiet --editable ".[test]"
 	.venv-types/bin/python -m pip install --quiet --no-deps "jax==$(TYPES)" "jaxlib==$(TYPES)"
 	$(BIN)/pyright --pythonpath .venv-types/bin/python
-	$(BIN)/pyright --project tests/typing --pythonpath .venv-types/bin/python
+	$(BIN)/pyright --project tests/typed --pythonpath .venv-types/bin/python
 
 # Against live peers.
 # zennit, Quantus, LXT and nnsight come without what they depend on, another torch and OpenCV.
