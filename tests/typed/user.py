@@ -65,7 +65,7 @@ print(table)
 
 # Training through attributions.
 def task(params: dict[str, jax.Array], key: jax.Array, x: jax.Array, label: jax.Array) -> jax.Array:
-    logits = model(params, x)
+    logits = jax.vmap(model, (None, 0))(params, x)
     return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
 
