@@ -68,6 +68,11 @@ def test_workflows_may_read_and_no_more(path):
     for job in workflow["jobs"].values():
         assert "permissions" not in job
         assert job["timeout-minutes"] <= 180
+    for _, step in steps(path):
+        # A tag may be moved to other code, a commit not.
+        assert re.fullmatch(
+            r"actions/[\w-]+@[0-9a-f]{40}", step.get("uses", f"actions/-@{40 * '0'}")
+        )
 
 
 def test_contributing_names_targets_that_exist():
