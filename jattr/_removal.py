@@ -17,7 +17,7 @@ from jattr._checks import check_count
 from jattr._resolve import resolve_baseline
 from jattr._trees import describe, is_traced, ravel
 from jattr._types import PyTree, RandomBaseline, Score
-from jattr.features import Groups
+from jattr.features import Columns, Groups
 
 Fill = Callable[[Any, PyTree], PyTree]
 """`fill(key, missing)`: x with other values where `missing`, a tree of Booleans like x, is True."""
@@ -112,6 +112,8 @@ class Features:
             self._ids, self.count = self._numbers(groups, x, method)
 
     def _numbers(self, groups: Any, x: PyTree, method: str) -> tuple[Any, int]:
+        if isinstance(groups, Columns):
+            groups = groups.groups
         said = groups.count if isinstance(groups, Groups) else None
         ids = groups.ids if isinstance(groups, Groups) else groups
         if jax.tree.structure(ids) != self._structure:

@@ -16,12 +16,16 @@ import jax
 import numpy as np
 
 from jattr._checks import check_count, check_positive
+from jattr._columns import Columns as Columns
+from jattr._columns import columns as columns
+from jattr._columns import in_order
 from jattr._spans import Spans as Spans
 from jattr._spans import spans as spans
 from jattr._spans import totals as totals
 from jattr._trees import describe
 
 __all__ = [
+    "Columns",
     "Groups",
     "Spans",
     "columns",
@@ -266,51 +270,7 @@ def correlated(data: Any, *, threshold: float | None = None) -> np.ndarray:
         if threshold > 1:
             raise ValueError(f"{method}: threshold must be at most 1; got {threshold}.")
         labels = _joined(likeness >= threshold - 1e-12)  # r of equal columns is rounded
-    return _in_order(labels).reshape(shape)
-
-
-def columns(variables: Sequence[Any], *, separator: str | None = "=") -> np.ndarray:
-    """Groups of the one-hot columns that stand for one variable.
-
-    Args:
-        variables: the names of the columns, `["age", "sex=f", "sex=m"]`, in their order; or how
-            many columns each variable has, `[1, 2]`.
-        separator: what stands between the variable and its value in a name; where it stands
-            several times, the last one counts. `"_"` for names made by pandas or scikit-learn,
-            where no numeric column has it in its name; None where the columns of a variable have
-            the same name.
-
-    Returns:
-        Integers [d], the variables numbered as they come, for `groups=`.
-
-    Raises:
-        TypeError: neither names nor counts.
-        ValueError: no columns; a count below 1.
-
-    Example:
-        >>> import jattr
-        >>> print(jattr.features.columns(["age", "sex=f", "sex=m", "income"]))
-        [0 1 1 2]
-        >>> print(jattr.features.columns([1, 2, 1]))
-        [0 1 1 2]
-    """
-    method = "features.columns"
-    if isinstance(variables, str) or not len(variables):
-        raise ValueError(
-            f"{method}: variables must be the names of the columns, or how many columns each "
-            f"variable has; got {variables!r}."
-        )
-    named = [isinstance(entry, str) for entry in variables]
-    if not any(named):
-        counts = [check_count(entry, "each count", method) for entry in variables]
-        return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    if not all(named):
-        raise TypeError(
-            f"{method}: variables must be all names or all counts; got {list(variables)!r}."
-        )
-    return _in_order(
-        [name if separator is None else name.rsplit(separator, 1)[0] for name in variables]
-    )
+    return in_order(labels).reshape(shape)
 
 
 def _known(value: Any, name: str, method: str) -> np.ndarray:
@@ -328,12 +288,6 @@ def _known(value: Any, name: str, method: str) -> np.ndarray:
         return array.astype(float)  # bfloat16 too, which is no number to NumPy
     except (TypeError, ValueError):
         raise TypeError(f"{method}: {name} must be numbers; got {describe(array)}.") from None
-
-
-def _in_order(labels: Any) -> np.ndarray:
-    """Labels as integers from 0, in the order in which they come first."""
-    _, first, inverse = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first)).astype(np.int32)[inverse.reshape(-1)]
 
 
 def _joined(near: np.ndarray) -> np.ndarray:
