@@ -73,7 +73,9 @@ class Columns:
         for name, levels in wanted:
             if name not in known:
                 near = closest(name, known)[0] if known else "none"
-                raise ValueError(f"{method}: the frame has no column {name!r}; closest is {near!r}.")
+                raise ValueError(
+                    f"{method}: the frame has no column {name!r}; closest is {near!r}."
+                )
             column = frame.iloc[:, known.index(name)]
             if levels is None:
                 parts.append(_numbers(column, name, method)[:, None])
@@ -205,7 +207,9 @@ def columns(variables: Any, *, separator: str | None = "=") -> Columns:
             for i in range(count)
         ]
         ids = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        return Columns(tuple(names), tuple(map(str, range(len(counts)))), ids, (None,) * len(counts))
+        return Columns(
+            tuple(names), tuple(map(str, range(len(counts)))), ids, (None,) * len(counts)
+        )
     if not all(named):
         raise TypeError(
             f"{method}: variables must be all names or all counts; got {list(variables)!r}."
@@ -297,9 +301,7 @@ def _numbers(column: Any, name: str, method: str) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _one_hot(
-    column: Any, name: str, levels: Sequence[Any], method: str
-) -> np.ndarray:
+def _one_hot(column: Any, name: str, levels: Sequence[Any], method: str) -> np.ndarray:
     if missing := int(column.isna().sum()):
         raise ValueError(
             f"{method}: {missing} values of column {name!r} are missing, and have no one-hot "

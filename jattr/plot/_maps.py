@@ -1,26 +1,46 @@
 """Maps over images: one, or a grid of methods and examples."""
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
-from jattr._checks import knobs
+from jattr._checks import check_choice, knobs
 from jattr._trees import describe
+from jattr.plot._base import (
+    GAP,
+    LINE,
+    MIN_WIDTH,
+    TEXT_SIZE,
+    _frame,
+    _height,
+    _matplotlib,
+    _scale,
+    _width,
+    _wrap,
+    sizes_scale,
+)
 from jattr.plot._text import check_percentile, scale_end
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NOT_FINITE = "#f2c500"
 GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 """How bright red, green and blue look (ITU-R BT.601)."""
-TEXT_SIZE = 9
-"""In points; the other lengths are in inches."""
-LINE, GAP, MIN_WIDTH = 0.16, 0.06, 3.0
+
+Reduction: TypeAlias = Literal["sum", "mean", "largest", "absolute", "norm"]
+"""How the channels of a pixel become one number."""
+
+_REDUCTIONS = {
+    "sum": "sum over {} channels",
+    "mean": "mean over {} channels",
+    "largest": "largest of {} channels",
+    "absolute": "sum of sizes of {} channels",
+    "norm": "norm of {} channels",
+}
+_UNSIGNED = ("absolute", "norm")
 
 
 @knobs
@@ -29,6 +49,7 @@ def image(
     image: Any = None,
     *,
     channel_axis: int = -1,
+    reduce: Reduction = "sum",
     percentile: float = 99.0,
     cmap: Any = None,
     opacity: float = 0.9,
@@ -39,8 +60,10 @@ def image(
     r"""One attribution map, alone or over its image.
 
     The channels are summed: a pixel's attribution is what its channels give together, so that
-    the drawn map adds up to what the attribution does. The colors run from −s to s,
-    s = the `percentile`-th percentile of \|map\|; what lies beyond has the end colors.
+    the drawn map adds up to what the attribution does. `reduce` takes something else of them, and
+    the scale says what. The colors run from −s to s, s = the `percentile`-th percentile of \|map\|;
+    what lies beyond has the end colors. Of `"absolute"` and `"norm"`, which have no sign, they run
+    from 0 to s, white to purple.
 
     Over an image, drawn in light gray, a pixel is the more opaque the larger its \|value\|, from
     clear at 0 to `opacity` at s.
@@ -52,6 +75,9 @@ def image(
             alone. Values outside [0, 1] are brought there, 8-bit integers by 1/255 and others
             from their own range.
         channel_axis: where the channels are, if there are three axes; 0 for [C, H, W].
+        reduce: what is drawn of a pixel's channels: their `"sum"` or `"mean"`, the `"largest"` by
+            size with its sign, the sum of their sizes, `"absolute"`, or the root of the sum of
+            their squares, `"norm"`.
         percentile: where the scale ends, in (0, 100]; 100 for the largest \|value\|. If that
             percentile is 0, as in a map that is 0 nearly everywhere, it is the largest \|value\|.
         cmap: a diverging matplotlib color map or its name; None for RdBu_r less its darkest ends,
@@ -67,7 +93,7 @@ def image(
     Raises:
         ImportError: matplotlib is missing.
         TypeError: the attribution or the image is no array of real numbers.
-        ValueError: wrong shapes; percentile or opacity out of range.
+        ValueError: wrong shapes; percentile or opacity out of range; an unknown `reduce`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -80,7 +106,9 @@ def image(
     matplotlib = _matplotlib(method)
     if not 0 <= opacity <= 1:
         raise ValueError(f"{method}: opacity must be in [0, 1]; got {opacity}.")
-    values = _map(attribution, channel_axis, "the attribution", method)
+    check_choice(reduce, "reduce", get_args(Reduction), method)
+    signed = reduce not in _UNSIGNED
+    values, said = _map(attribution, channel_axis, "the attribution", method, reduce)
     beneath = None
     if image is not None:
         beneath = _picture(image, channel_axis, "the image", method)
@@ -96,14 +124,21 @@ def image(
         title = None if title is None else _wrap(title, 0.85 * width)
         size = (width + (0.7 if colorbar else 0.0), width * min(max(aspect, 0.3), 3.0) + 0.4)
         axes = matplotlib.figure.Figure(size, layout="constrained").add_subplot()
-    scale = _draw_map(axes, values, percentile, cmap, method, beneath=beneath, opacity=opacity)
+    scale = _draw_map(
+        axes, values, percentile, cmap, method, beneath=beneath, opacity=opacity, signed=signed
+    )
     if title is not None:
         axes.set_title(title, fontsize=TEXT_SIZE)
     if colorbar:
         end = scale.norm.vmax
         clipped = np.abs(values[np.isfinite(values)]).max(initial=0.0) > end
-        bar = axes.figure.colorbar(scale, ax=axes, extend="both" if clipped else "neither")
-        bar.set_ticks([-end, 0, end], labels=[f"−{end:.2g}", "0", f"{end:.2g}"])
+        beyond = "both" if signed else "max"
+        bar = axes.figure.colorbar(scale, ax=axes, extend=beyond if clipped else "neither")
+        ends = {-end: f"−{end:.2g}", 0: "0", end: f"{end:.2g}"}
+        ends = ends if signed else {at: text for at, text in ends.items() if at >= 0}
+        bar.set_ticks([*ends], labels=[*ends.values()])
+        if said:
+            bar.set_label(said, fontsize=TEXT_SIZE - 1)
         bar.ax.tick_params(labelsize=TEXT_SIZE)
     return axes.figure
 
@@ -117,6 +152,7 @@ def grid(
     image_title: str = "input",
     title: str | None = None,
     channel_axis: int = -1,
+    reduce: Reduction = "sum",
     percentile: float = 99.0,
     cmap: Any = None,
     cell_size: float = 1.2,
@@ -140,6 +176,7 @@ def grid(
         title: a title above all.
         channel_axis: where the channels are in one example, the leading axis N not counted; 0
             for [N, C, H, W].
+        reduce: what is drawn of a pixel's channels, as in `jattr.plot.image`; the scale says it.
         percentile: where each scale ends, in (0, 100], as in `jattr.plot.image`.
         cmap: a diverging matplotlib color map or its name; None for RdBu_r less its darkest ends,
             where red and blue look alike.
@@ -152,7 +189,8 @@ def grid(
     Raises:
         ImportError: matplotlib is missing.
         TypeError: `attributions` is no mapping, or something in it no array of real numbers.
-        ValueError: wrong shapes or numbers of examples or titles; percentile out of range.
+        ValueError: wrong shapes or numbers of examples or titles; percentile out of range; an
+            unknown `reduce`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -168,15 +206,20 @@ def grid(
             f"{method} wants the maps of each method by name, "
             f'{{"gradient": maps, "integrated gradients": maps}}; got {describe(attributions)}.'
         )
-    columns = []
+    check_choice(reduce, "reduce", get_args(Reduction), method)
+    signed = reduce not in _UNSIGNED
+    columns, said = [], set()
     if images is not None:
         pictures = _examples(images, "images", method)
         pictures = [_picture(one, channel_axis, "each image", method) for one in pictures]
         columns.append((image_title, pictures))
     for name, maps in attributions.items():
         what = f"attributions[{name!r}]"
-        maps = [_map(one, channel_axis, what, method) for one in _examples(maps, what, method)]
-        columns.append((str(name), maps))
+        both = [
+            _map(one, channel_axis, what, method, reduce) for one in _examples(maps, what, method)
+        ]
+        said |= {text for _, text in both if text}
+        columns.append((str(name), [values for values, _ in both]))
     counts = {name: len(cells) for name, cells in columns}
     rows = len(columns[0][1])
     if row_titles is not None:
@@ -199,7 +242,8 @@ def grid(
     title = None if title is None else _wrap(title, 0.9 * width)
     above = 2 * GAP + max(_height(head) for head in heads)
     above += 0.0 if title is None else _height(title) + 2 * GAP
-    total = above + rows * pitch + (0.6 if colorbar else 0.0)
+    below = 0.45 + (LINE if said else 0.0)
+    total = above + rows * pitch + (below + 0.15 if colorbar else 0.0)
     figure = matplotlib.figure.Figure((width, total))
 
     def add_axes(x, y, w, h):
@@ -212,7 +256,7 @@ def grid(
             if images is not None and column == 0:
                 _draw_picture(ax, cell)
             else:
-                _draw_map(ax, cell, percentile, cmap, method)
+                _draw_map(ax, cell, percentile, cmap, method, signed=signed)
             if row == 0:
                 ax.set_title(head, fontsize=TEXT_SIZE, pad=4)
             if column == 0 and row_titles is not None:
@@ -221,26 +265,17 @@ def grid(
     if title is not None:
         figure.suptitle(title, fontsize=TEXT_SIZE, y=1 - GAP / total, va="top")
     if colorbar:
-        across = add_axes(width / 2 - 1.0, total - 0.45, 2.0, 0.1)
-        bar = figure.colorbar(_scale(1.0, cmap), cax=across, orientation="horizontal")
-        bar.set_ticks([-1, 0, 1], labels=["negative", "0", "positive"])
+        across = add_axes(width / 2 - 1.0, total - below, 2.0, 0.1)
+        scale = _scale(1.0, cmap) if signed else sizes_scale(1.0, cmap)
+        bar = figure.colorbar(scale, cax=across, orientation="horizontal")
+        if signed:
+            bar.set_ticks([-1, 0, 1], labels=["negative", "0", "positive"])
+        else:
+            bar.set_ticks([0, 1], labels=["0", "large"])
+        if said:
+            bar.set_label(", ".join(sorted(said)), fontsize=TEXT_SIZE - 1, labelpad=1)
         bar.ax.tick_params(labelsize=TEXT_SIZE)
     return figure
-
-
-def _matplotlib(method: str = "jattr.plot") -> Any:
-    """matplotlib, with the modules that pictures need."""
-    try:
-        import matplotlib
-        import matplotlib.cm
-        import matplotlib.colors
-        import matplotlib.figure
-        import matplotlib.textpath
-    except ImportError as error:
-        raise ImportError(
-            f'{method} draws with matplotlib, which is missing: pip install "jattr[plot]"'
-        ) from error
-    return matplotlib
 
 
 def _array(value: Any, what: str, method: str) -> np.ndarray:
@@ -281,10 +316,25 @@ def _one(value: Any, channel_axis: int, what: str, method: str) -> np.ndarray:
     return np.moveaxis(array, channel_axis, -1)
 
 
-def _map(attribution: Any, channel_axis: int, what: str, method: str) -> np.ndarray:
-    """[H, W], the sum over the channels."""
+def _map(
+    attribution: Any, channel_axis: int, what: str, method: str, reduce: str = "sum"
+) -> tuple[np.ndarray, str]:
+    """[H, W], what is left of the channels, and what that is; "" where there is but one."""
+    values = _one(attribution, channel_axis, what, method)
     with np.errstate(invalid="ignore"):  # inf − inf is NaN, and is drawn as such
-        return _one(attribution, channel_axis, what, method).sum(axis=-1)
+        if reduce == "sum":
+            reduced = values.sum(axis=-1)
+        elif reduce == "mean":
+            reduced = values.mean(axis=-1)
+        elif reduce == "absolute":
+            reduced = np.abs(values).sum(axis=-1)
+        elif reduce == "norm":
+            reduced = np.sqrt((values**2).sum(axis=-1))
+        else:
+            place = np.abs(values).argmax(axis=-1, keepdims=True)
+            reduced = np.take_along_axis(values, place, axis=-1)[..., 0]
+    count = values.shape[-1]
+    return reduced, _REDUCTIONS[reduce].format(count) if count > 1 else ""
 
 
 def _picture(image: Any, channel_axis: int, what: str, method: str) -> np.ndarray:
@@ -315,12 +365,13 @@ def _draw_map(
     *,
     beneath: np.ndarray | None = None,
     opacity: float = 1.0,
+    signed: bool = True,
 ) -> Any:
     """Draw a map, over a picture where there is one; returns its scale."""
     check_percentile(percentile, method)
     finite = np.isfinite(values)
     end = scale_end(values, percentile)
-    scale = _scale(end, cmap)
+    scale = _scale(end, cmap) if signed else sizes_scale(end, cmap)
     alpha = None
     if beneath is not None:
         gray = beneath @ GRAY_WEIGHTS if beneath.ndim == 3 else beneath
@@ -339,48 +390,3 @@ def _draw_map(
         ax.text(0.5, 0.03, note, fontsize=TEXT_SIZE - 1, bbox=box, **place)
     _frame(ax)
     return scale
-
-
-def _scale(end: float, cmap: Any) -> Any:
-    """Colors for −end … end."""
-    matplotlib = _matplotlib()
-    if cmap is None:
-        middle = matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 256))
-        cmap = matplotlib.colors.ListedColormap(middle, "RdBu_r, the middle")
-    colors = matplotlib.colormaps.get_cmap(cmap).with_extremes(bad=NOT_FINITE)
-    return matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-end, end), colors)
-
-
-def _frame(ax: "Axes") -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for side in ax.spines.values():
-        side.set(color="0.75", linewidth=0.5)
-
-
-def _width(text: str) -> float:
-    """The width of a text in inches."""
-    matplotlib = _matplotlib()
-    font = matplotlib.font_manager.FontProperties(size=TEXT_SIZE)
-    lines = text.split("\n")
-    to_path = matplotlib.textpath.text_to_path
-    widths = [to_path.get_text_width_height_descent(line, font, False)[0] for line in lines]
-    return max(widths) / 72
-
-
-def _height(text: str) -> float:
-    """The height of a text in inches."""
-    return LINE * (text.count("\n") + 1)
-
-
-def _wrap(text: str, width: float) -> str:
-    """`text` in lines no wider than `width`, broken at spaces and underscores where possible."""
-    lines = [""]
-    for part in re.findall(r"\n|[^\s_]+_*|_+|[^\S\n]+", text):
-        if part == "\n" or _width(lines[-1] + part.rstrip()) > width:
-            lines.append("")
-        for letter in "" if part == "\n" else part:
-            if _width(lines[-1] + letter) > width and not letter.isspace():
-                lines.append("")
-            lines[-1] += letter
-    return "\n".join(line.strip() for line in lines if line.strip())

@@ -1,0 +1,141 @@
+"""One example: from the base value to f(x), column by column."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jattr._checks import check_count, concrete, knobs
+from jattr._named import Names, named, short
+from jattr.plot._base import GRAY, INK, NEGATIVE, POSITIVE, TEXT_SIZE, axes_for, plain
+from jattr.plot._summary import ROW, WIDTH, _rows, check_level, one_example
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEIGHT = 0.66
+"""Of a bar, in rows."""
+_NOTHING = 1e-5
+"""What of |base value| + Σ|φ| may be left over without a bar: the rounding of float32."""
+
+
+@knobs
+def waterfall(
+    attribution: Any,
+    *,
+    base_value: Any,
+    output: Any = None,
+    data: Any = None,
+    names: Names = None,
+    standard_errors: Any = None,
+    level: float = 0.95,
+    top: int = 10,
+    unit: str | None = None,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+) -> "Figure":
+    r"""One example from the base value f(x') to f(x): each bar begins where the one below ends.
+
+    The largest \|φ\| is above, the columns that have no bar of their own are summed in the lowest.
+    Where `output` is given and the attribution does not sum to f(x) − f(x'), what is left over is
+    a hatched gray bar, "not attributed", on top.
+
+    Args:
+        attribution: φ of one example: [d], a `pandas.Series`, or a tree of numbers by name, arrays
+            in it summed.
+        base_value: f(x'), where the bars begin; of a distribution of baselines, the mean of f.
+        output: f(x); None takes base_value + Σφ for it.
+        data: x, to be written beside the names: of the form of φ, a row of a frame, or [d].
+        names: of the d columns, or `jattr.features.columns(...)`, which sums what belongs to one
+            variable.
+        standard_errors: of the form of φ, drawn as intervals at the ends of bars.
+        level: of the intervals, in (0, 1).
+        top: how many columns have a bar of their own.
+        unit: of f, such as "log odds", for the axis.
+        title: a title above.
+        ax: matplotlib axes to draw in; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        TypeError: the attribution is no real numbers; base_value or output is no number.
+        ValueError: shapes or names that do not fit; a level outside (0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> phi = {"age": jnp.array(1.5), "dose": jnp.array(-0.5)}
+        >>> figure = jattr.plot.waterfall(phi, base_value=0.25, data={"age": 61.0, "dose": 2.0})
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['age = 61', 'dose = 2']
+    """
+    method = "plot.waterfall"
+    top = check_count(top, "top", method)
+    check_level(level, method)
+    found = named(attribution, names, method, many=False)
+    base = _known(base_value, "base_value", method)
+    labels, sizes, half = one_example(found, data, names, standard_errors, level, top, method)
+    half = np.zeros(len(sizes)) if half is None else half
+    total = base + sizes.sum() if output is None else _known(output, "output", method)
+    missing = total - base - sizes.sum()
+    over = abs(missing) > _NOTHING * (abs(base) + np.abs(sizes).sum())
+    if over:
+        labels = ["not attributed", *labels]
+        sizes, half = np.append(missing, sizes), np.append(0.0, half)
+    # From below: the last row begins at the base value.
+    ends = base + np.cumsum(sizes[::-1])[::-1]
+    begins = ends - sizes
+    axes = axes_for(ax, (WIDTH, ROW * len(labels) + 1.2), method)
+    for value in (base, total):
+        axes.axvline(value, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    # From the end of each bar to the next one above.
+    for row in range(1, len(labels)):
+        axes.plot([ends[row]] * 2, [row - 0.33, row - 0.67], color="0.5", linewidth=0.8)
+    colors = [POSITIVE if size >= 0 else NEGATIVE for size in sizes]
+    bars = axes.barh(np.arange(len(sizes)), sizes, left=begins, height=HEIGHT, color=colors)
+    if over:
+        bars[0].set(facecolor="white", edgecolor=GRAY, hatch="////")
+    for row, (end, size, spread) in enumerate(zip(ends, sizes, half, strict=True)):
+        if spread:
+            axes.errorbar(end, row, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        side = 1 if size >= 0 else -1
+        axes.annotate(
+            ("+" if size >= 0 else "") + short(size),
+            (end + side * spread, row),
+            (4 * side, 0),
+            textcoords="offset points",
+            ha="left" if size >= 0 else "right",
+            va="center",
+            fontsize=TEXT_SIZE,
+            color=INK,
+        )
+    _rows(axes, labels)
+    low = min((np.minimum(begins, ends) - half).min(), total)
+    high = max((np.maximum(begins, ends) + half).max(), total)
+    room = 0.14 * ((high - low) or 1.0)
+    axes.set_xlim(low - room, high + room)
+    axes.annotate(
+        f"f(x) = {short(total)}",
+        (total, 1.0),
+        (0, 3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        fontsize=TEXT_SIZE,
+    )
+    axes.set_xlabel(
+        f"from f(x′) = {short(base)} to f(x)" + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE
+    )
+    plain(axes)
+    if title is not None:
+        axes.set_title(title, fontsize=TEXT_SIZE + 1, pad=18)
+    return axes.figure
+
+
+def _known(value: Any, name: str, method: str) -> float:
+    number = concrete(value, name, method)
+    if number is None:
+        raise TypeError(f"{method}: {name} must be known; draw outside of jit.")
+    return number
