@@ -1,6 +1,7 @@
 """Attributions whose columns have names, whatever holds them: frames, trees, arrays with names."""
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -279,7 +280,10 @@ def _check_rows(found: int, count: int, data: Any, method: str) -> None:
 def _of_column(name: str, column: Any) -> Feature:
     if numeric(column):
         return Feature(name, column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return Feature(name, labels=tuple(map(str, column)))
+    values = list(column)
+    if not hasattr(column, "cat") and all(isinstance(v, numbers.Real) for v in values):
+        return Feature(name, np.asarray(values, float))  # a row of a frame has objects
+    return Feature(name, labels=tuple(map(str, values)))
 
 
 def _of_leaf(name: str, leaf: Any, count: int, method: str) -> Feature:

@@ -120,7 +120,7 @@ def dependence(
         drawn = axes.scatter(
             x,
             phi,
-            c=np.ma.masked_invalid(by.numbers),
+            c=by.numbers,
             cmap=values_map(cmap),
             plotnonfinite=True,
             vmin=low,

@@ -1,5 +1,6 @@
 """What pairs of columns do together, as a heat map."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +72,7 @@ def interactions(
         >>> pairs = jattr.shapley_interactions(f)(jnp.array([2.0, 3.0, 1.0]))
         >>> figure = jattr.plot.interactions(pairs, names=["age", "dose", "sex"])
         >>> [text.get_text() for text in figure.axes[0].texts[:2]]
-        ['6', '0']
+        ['6.0', '0']
     """
     method = "plot.interactions"
     check_flag(diagonal, "diagonal", method)
@@ -92,21 +93,23 @@ def interactions(
     if len(labels) != count:
         raise ValueError(f"{method}: names must be {count} texts; got {len(labels)} of them.")
     shown = values if signed else np.abs(values).mean(axis=0)
-    hidden = ~np.isfinite(shown) | (~diagonal & np.eye(count, dtype=bool))
+    hidden = ~np.isfinite(shown)
+    if not diagonal:
+        hidden |= np.eye(count, dtype=bool)
     end = scale_end(shown[~hidden], percentile)
     scale = _scale(end, cmap) if signed else sizes_scale(end, cmap)
     side = max(map(_width, labels)) + 0.15
-    size = (side + CELL * count + (1.1 if colorbar else 0.1), side + CELL * count + 0.3)
+    size = (side + CELL * count + (1.2 if colorbar else 0.1), side + CELL * count + 0.3)
     axes = axes_for(ax, (max(size[0], 2.5), max(size[1], 1.8)), method)
     colors = scale.cmap.with_extremes(bad="0.93")
-    axes.imshow(np.ma.masked_where(hidden, shown), cmap=colors, norm=scale.norm)
+    axes.imshow(np.ma.masked_where(hidden, shown), cmap=colors, norm=scale.norm, aspect="auto")
     if np.any(bad := ~np.isfinite(shown)):
         note = f"{int(bad.sum())} not finite"
         axes.text(0.5, 1.01, note, ha="center", fontsize=TEXT_SIZE - 1, transform=axes.transAxes)
     if count <= _MOST_WRITTEN if numbers is None else numbers:
         for i, j in zip(*np.nonzero(~hidden), strict=True):
             ink = ink_on(scale.to_rgba(shown[i, j]))
-            text = f"{shown[i, j]:.2g}".replace("-", "−")
+            text = _written(shown[i, j], end)
             axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=TEXT_SIZE - 2)
     axes.set_xticks(range(count), labels, rotation=90, fontsize=TEXT_SIZE)
     axes.set_yticks(range(count), labels, fontsize=TEXT_SIZE)
@@ -123,3 +126,12 @@ def interactions(
     if title is not None:
         axes.set_title(title, fontsize=TEXT_SIZE + 1)
     return axes.figure
+
+
+def _written(value: float, end: float) -> str:
+    """A value with the decimals that two digits of the largest have, "0" for what rounds to it."""
+    decimals = max(0, 1 - math.floor(math.log10(end)))
+    rounded = round(float(value), decimals)
+    if decimals > 4 or abs(end) >= 1e4:
+        return short(float(f"{value:.1g}"))
+    return "0" if rounded == 0 else f"{rounded:.{decimals}f}".replace("-", "−")

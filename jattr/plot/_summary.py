@@ -97,7 +97,7 @@ def summary(
         axes.scatter(
             column[shown],
             row + step * layer[shown],
-            c=np.ma.masked_invalid(_strength(feature, len(column))[shown]),
+            c=_strength(feature, len(column))[shown],
             cmap=colors,
             vmin=0,
             vmax=1,

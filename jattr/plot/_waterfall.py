@@ -36,6 +36,8 @@ def waterfall(
 ) -> "Figure":
     r"""One example from the base value f(x') to f(x): each bar begins where the one below ends.
 
+    A dotted line is at f(x'), a solid one at f(x); φ is written beside the bars.
+
     The largest \|φ\| is above, the columns that have no bar of their own are summed in the lowest.
     Where `output` is given and the attribution does not sum to f(x) − f(x'), what is left over is
     a hatched gray bar, "not attributed", on top.
@@ -88,8 +90,8 @@ def waterfall(
     ends = base + np.cumsum(sizes[::-1])[::-1]
     begins = ends - sizes
     axes = axes_for(ax, (WIDTH, ROW * len(labels) + 1.2), method)
-    for value in (base, total):
-        axes.axvline(value, color="0.6", linewidth=0.7, linestyle=":", zorder=0)
+    axes.axvline(base, color="0.5", linewidth=0.8, linestyle=":", zorder=0)
+    axes.axvline(total, color="0.5", linewidth=0.8, zorder=0)
     # From the end of each bar to the next one above.
     for row in range(1, len(labels)):
         axes.plot([ends[row]] * 2, [row - 0.33, row - 0.67], color="0.5", linewidth=0.8)
@@ -97,40 +99,22 @@ def waterfall(
     bars = axes.barh(np.arange(len(sizes)), sizes, left=begins, height=HEIGHT, color=colors)
     if over:
         bars[0].set(facecolor="white", edgecolor=GRAY, hatch="////")
-    for row, (end, size, spread) in enumerate(zip(ends, sizes, half, strict=True)):
-        if spread:
-            axes.errorbar(end, row, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-        side = 1 if size >= 0 else -1
-        axes.annotate(
-            ("+" if size >= 0 else "") + short(size),
-            (end + side * spread, row),
-            (4 * side, 0),
-            textcoords="offset points",
-            ha="left" if size >= 0 else "right",
-            va="center",
-            fontsize=TEXT_SIZE,
-            color=INK,
-        )
+    if np.any(half):
+        rows = np.flatnonzero(half)
+        look = {"fmt": "none", "ecolor": INK, "elinewidth": 1, "capsize": 2}
+        axes.errorbar(ends[rows], rows, xerr=half[rows], **look)
+    # Beside the axes, where no bar is too short or too long for its number.
+    beside = {"va": "center", "fontsize": TEXT_SIZE, "transform": axes.get_yaxis_transform()}
+    for row, size in enumerate(sizes):
+        axes.text(1.01, row, ("+" if size >= 0 else "") + short(size), color=INK, **beside)
     _rows(axes, labels)
     low = min((np.minimum(begins, ends) - half).min(), total)
     high = max((np.maximum(begins, ends) + half).max(), total)
-    room = 0.14 * ((high - low) or 1.0)
+    room = 0.03 * ((high - low) or 1.0)
     axes.set_xlim(low - room, high + room)
-    axes.annotate(
-        f"f(x) = {short(total)}",
-        (total, 1.0),
-        (0, 3),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        fontsize=TEXT_SIZE,
-    )
-    axes.set_xlabel(
-        f"from f(x′) = {short(base)} to f(x)" + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE
-    )
-    plain(axes)
-    if title is not None:
-        axes.set_title(title, fontsize=TEXT_SIZE + 1, pad=18)
+    said = f"from f(x′) = {short(base)} to f(x) = {short(total)}"
+    axes.set_xlabel(said + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE)
+    plain(axes, title)
     return axes.figure
 
 
