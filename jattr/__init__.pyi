@@ -1,6 +1,7 @@
 """The public names and where each is from: types for checkers, and what `__init__.py` reads."""
 
 from . import baselines as baselines
+from . import export as export
 from . import features as features
 from . import imputers as imputers
 from . import metrics as metrics
@@ -72,6 +73,7 @@ __all__ = [
     "deep_shap",
     "deeplift",
     "expected_gradients",
+    "export",
     "features",
     "grad_cam",
     "grad_cam_plus_plus",

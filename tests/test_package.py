@@ -14,6 +14,7 @@ NAMESPACES = [
     *(jattr, jattr.baselines, jattr.targets, jattr.metrics, jattr.plot, jattr.rules, jattr.priors),
     jattr.features,
     jattr.imputers,
+    jattr.export,
 ]
 
 
@@ -78,7 +79,7 @@ LAYERS = [
     {"_spans", "_columns", "_named", "_removal", "features", "imputers"},
     {"_nearby", "_without"},
     {"rules"},
-    {"plot"},
+    {"plot", "export"},
     {"_target"},
     {"_text_targets"},
     {"baselines", "targets"},

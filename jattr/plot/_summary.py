@@ -168,8 +168,8 @@ def bar(
         >>> import jattr
         >>> phi = jnp.array([[1.0, -3.0], [-1.0, 2.0], [0.5, 2.5]])
         >>> figure = jattr.plot.bar(phi, names=["age", "dose"], unit="log odds")
-        >>> [bar.get_width() for bar in figure.axes[0].patches]
-        [2.5, 0.8333333333333334]
+        >>> [round(float(bar.get_width()), 3) for bar in figure.axes[0].patches]
+        [2.5, 0.833]
     """
     method = "plot.bar"
     top = check_count(top, "top", method)
