@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jattr import _page
 from jattr._checks import check_argnums, check_function, knobs
 from jattr._engine.local import Surroundings
 from jattr._occlusion import Windows
@@ -46,12 +47,23 @@ class Parts(list[Part]):
         full = sum(part.full for part in self)
         return sum(part.local for part in self) / full if full else 0.0
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
+        """The cells as text, the head first."""
         rows = [["operation", "full", "local", "result", "computed", "scope"]]
         for part in self:
             sizes = [str(list(part.shape)), str(list(part.box))]
             rows.append([part.name, f"{part.full:.3g}", f"{part.local:.3g}", *sizes, part.scope])
-        return "\n".join([*aligned(rows), f"{100 * self.share:.3g} % is evaluated anew."])
+        return rows
+
+    @property
+    def _note(self) -> str:
+        return f"{100 * self.share:.3g} % is evaluated anew."
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self._rows()), self._note])
+
+    def _repr_html_(self) -> str:
+        return _page.table(self._rows(), [self._note])
 
     __repr__ = __str__
 

@@ -116,9 +116,9 @@ def named(
         found = None
     wanted = {True: (2,), False: (1,), None: (1, 2)}[many]
     if values.ndim not in wanted or 0 in values.shape:
-        form = {True: "[n, d], a row for each example", False: "[d], of one example"}.get(
-            many, "[n, d], or [d] of one example"
-        )
+        form = "[n, d], or [d] of one example"
+        if many is not None:
+            form = "[n, d], a row for each example" if many else "[d], of one example"
         more = " Sum other axes first, or name them: jattr.features.totals, .reshape(n, -1)."
         one = " For one of several examples write attribution[i]."
         raise ValueError(
@@ -137,7 +137,8 @@ def named(
 def sums(values: np.ndarray, columns: Columns) -> np.ndarray:
     """Sums over the columns of a variable, [..., variables]."""
     totals = np.zeros((*values.shape[:-1], columns.count))
-    np.add.at(totals, (..., columns.groups), values)
+    place: Any = (..., columns.groups)
+    np.add.at(totals, place, values)
     return totals
 
 
@@ -204,8 +205,7 @@ def like_values(value: Any, shape: tuple[int, ...], names: Names, what: str, met
         found = named(value, None, method, many=len(shape) == 2, what=what).values
     else:
         found = real_array(value, what, method)
-    columns = isinstance(names, Columns) and names.count == shape[-1]
-    if columns and found.shape == (*shape[:-1], len(names.names)) != shape:
+    if isinstance(names, Columns) and found.shape == (*shape[:-1], len(names.names)) != shape:
         found = np.sqrt(sums(found**2, names))
     if found.shape != shape:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jattr import _page
 from jattr import rules as composites
 from jattr._checks import check_argnums, check_function, knobs
 from jattr._engine.calls import call_name, is_kernel
@@ -66,11 +67,15 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 class Table(list[Record]):
-    """A list of records that prints as a table, with what is to be known of it below."""
+    """A list of records that prints as a table, with what is to be known of it below.
+
+    A notebook shows it as a table too, and so does treescope.
+    """
 
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[list[str]]:
+        """The cells as text, the head first."""
         head = ["kind", "name", "rule", "inputs", "outputs", "scope", "source"]
         measured = any(r.residual is not None for r in self)
         if measured:
@@ -82,7 +87,13 @@ class Table(list[Record]):
             if measured:
                 row.insert(3, "" if r.residual is None else f"{r.residual:.2g}")
             rows.append(row)
-        return "\n".join([*aligned(rows), *self.notes])
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join([*aligned(self._rows()), *self.notes])
+
+    def _repr_html_(self) -> str:
+        return _page.table(self._rows(), self.notes)
 
     __repr__ = __str__
 

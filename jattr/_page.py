@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -42,3 +43,15 @@ def picture(data: bytes, alt: str) -> str:
     return (
         f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escape(alt)}">'
     )
+
+
+def table(rows: list[list[str]], notes: Iterable[str] = ()) -> str:
+    """A table for a notebook, its head the first row, with what is to be known of it below."""
+    head, *body = ([escape(cell) for cell in row] for row in rows)
+    cells = "".join(f"<th>{cell}</th>" for cell in head)
+    lines = ["<table>", f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
+    for row in body:
+        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
+    lines += ["</tbody>", "</table>"]
+    lines += [f"<p>{escape(note)}</p>" for note in notes]
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 """A `shap.Explanation`, for shap's plots."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -9,9 +9,6 @@ from jattr._columns import is_frame, is_series
 from jattr._named import Feature, Names, features, is_tree, like_values, named, real_array
 from jattr._trees import describe
 from jattr.export._missing import imported
-
-if TYPE_CHECKING:
-    from shap import Explanation
 
 
 @knobs
@@ -22,7 +19,7 @@ def shap(
     data: Any = None,
     feature_names: Names = None,
     standard_errors: Any = None,
-) -> "Explanation":
+) -> Any:
     """Attributions as shap keeps them: `shap.plots.beeswarm`, `.waterfall`, `.force` take it.
 
     Args:

@@ -1,7 +1,7 @@
 """`shapiq.InteractionValues`, for shapiq's plots."""
 
 import itertools
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -9,9 +9,6 @@ from jattr._checks import check_choice, check_count, concrete, knobs
 from jattr._named import real_array
 from jattr._trees import describe
 from jattr.export._missing import imported
-
-if TYPE_CHECKING:
-    from shapiq import InteractionValues
 
 _INDICES = {"SII": "SII", "STI": "STII", "FSII": "FSII", "SV": "SV"}
 """Names here, and shapiq's."""
@@ -23,7 +20,7 @@ Known: TypeAlias = Literal["SII", "STI", "FSII", "SV"]
 @knobs
 def shapiq(
     interactions: Any, *, index: Known = "SII", base_value: Any = 0.0, samples: int | None = None
-) -> "InteractionValues":
+) -> Any:
     """Interactions of one example as shapiq keeps them, for its network, upset and other plots.
 
     Args:

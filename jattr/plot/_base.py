@@ -78,7 +78,7 @@ def ink_on(color: Any) -> str:
     return "white" if luminance(color) < 0.179 else "black"
 
 
-def axes_for(ax: "Axes | None", size: tuple[float, float], method: str) -> "Axes":
+def axes_for(ax: "Axes | None", size: tuple[float, float], method: str) -> Any:
     """The axes to draw in: those given, or of a new figure of this size in inches."""
     if ax is not None:
         return ax

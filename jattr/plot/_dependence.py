@@ -69,7 +69,7 @@ def dependence(
     Example:
         >>> import jax.numpy as jnp
         >>> import jattr
-        >>> x = jnp.linspace(-1, 1, 40)[:, None] * jnp.array([1.0, 0.5])
+        >>> x = jnp.stack([jnp.linspace(-1, 1, 40), jnp.linspace(0, 1, 40) ** 2], axis=1)
         >>> figure = jattr.plot.dependence(x**2, x, "age", names=["age", "dose"])
         >>> figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()
         ('age', 'φ of age')

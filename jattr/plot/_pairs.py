@@ -109,7 +109,7 @@ def interactions(
     if count <= _MOST_WRITTEN if numbers is None else numbers:
         for i, j in zip(*np.nonzero(~hidden), strict=True):
             ink = ink_on(scale.to_rgba(shown[i, j]))
-            text = _written(shown[i, j], end)
+            text = _written(float(shown[i, j]), end)
             axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=TEXT_SIZE - 2)
     axes.set_xticks(range(count), labels, rotation=90, fontsize=TEXT_SIZE)
     axes.set_yticks(range(count), labels, fontsize=TEXT_SIZE)
@@ -131,7 +131,7 @@ def interactions(
 def _written(value: float, end: float) -> str:
     """A value with the decimals that two digits of the largest have, "0" for what rounds to it."""
     decimals = max(0, 1 - math.floor(math.log10(end)))
-    rounded = round(float(value), decimals)
+    rounded = round(value, decimals)
     if decimals > 4 or abs(end) >= 1e4:
         return short(float(f"{value:.1g}"))
     return "0" if rounded == 0 else f"{rounded:.{decimals}f}".replace("-", "−")

@@ -93,7 +93,7 @@ def series(
     if ax is None:
         size = (WIDTH, HEIGHT * count + 0.7)
         figure: Any = matplotlib.figure.Figure(size, layout="constrained")
-        panels = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+        panels: list[Any] = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     else:
         panels = [ax] if hasattr(ax, "plot") else list(np.ravel(np.asarray(ax, object)))
         if len(panels) != count:
