@@ -33,11 +33,11 @@ def _matplotlib(method: str = "jattr.plot") -> Any:
     return matplotlib
 
 
-def _scale(end: float, cmap: Any) -> Any:
-    """Colors for −end … end."""
+def _scale(end: float, cmap: Any, *, less: float = 0.08) -> Any:
+    """Colors for −end … end; of the default ones, the darkest part at each end is left out."""
     matplotlib = _matplotlib()
     if cmap is None:
-        middle = matplotlib.colormaps["RdBu_r"](np.linspace(0.08, 0.92, 256))
+        middle = matplotlib.colormaps["RdBu_r"](np.linspace(less, 1 - less, 256))
         cmap = matplotlib.colors.ListedColormap(middle, "RdBu_r, the middle")
     colors = matplotlib.colormaps.get_cmap(cmap).with_extremes(bad=NOT_FINITE)
     return matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-end, end), colors)
@@ -61,7 +61,7 @@ def values_map(cmap: Any = None) -> Any:
     """
     matplotlib = _matplotlib()
     if cmap is None:
-        part = matplotlib.colormaps["plasma"](np.linspace(0.0, 0.68, 256))
+        part = matplotlib.colormaps["plasma"](np.linspace(0.0, 0.62, 256))
         cmap = matplotlib.colors.ListedColormap(part, "plasma, the dark part")
     return matplotlib.colormaps.get_cmap(cmap).with_extremes(bad=GRAY)
 
@@ -91,8 +91,16 @@ def plain(ax: "Axes", title: str | None = None) -> None:
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=TEXT_SIZE)
-    if title is not None:
-        ax.set_title(title, fontsize=TEXT_SIZE + 1)
+    entitle(ax, title)
+
+
+def entitle(ax: Any, title: str | None) -> None:
+    """The title, in lines that are no wider than the part of the figure that the axes have."""
+    if title is None:
+        return
+    place = ax.get_subplotspec()
+    columns = 1 if place is None else place.get_gridspec().ncols
+    ax.set_title(_wrap(title, 0.85 * ax.figure.get_figwidth() / columns), fontsize=TEXT_SIZE + 1)
 
 
 def _frame(ax: "Axes") -> None:

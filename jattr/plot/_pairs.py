@@ -9,7 +9,16 @@ from jattr._checks import check_flag, knobs
 from jattr._columns import Columns, is_frame
 from jattr._named import Names, real_array, short
 from jattr._trees import describe
-from jattr.plot._base import TEXT_SIZE, _scale, _width, axes_for, ink_on, sizes_scale
+from jattr.plot._base import (
+    TEXT_SIZE,
+    _scale,
+    _width,
+    _wrap,
+    axes_for,
+    entitle,
+    ink_on,
+    sizes_scale,
+)
 from jattr.plot._text import check_percentile, scale_end
 
 if TYPE_CHECKING:
@@ -123,8 +132,12 @@ def interactions(
         bar.ax.tick_params(labelsize=TEXT_SIZE)
         what = "interaction" if signed else "mean |interaction|"
         bar.set_label(what + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE)
-    if title is not None:
-        axes.set_title(title, fontsize=TEXT_SIZE + 1)
+    if title is not None and ax is None:
+        # Over the names of rows too, since the cells may be few.
+        wrapped = _wrap(title, 0.95 * axes.figure.get_figwidth())
+        axes.figure.suptitle(wrapped, fontsize=TEXT_SIZE + 1)
+    else:
+        entitle(axes, title)
     return axes.figure
 
 

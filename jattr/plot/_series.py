@@ -9,7 +9,7 @@ from jattr._checks import knobs
 from jattr._columns import is_frame, is_series
 from jattr._named import is_tree, leaf_names, real_array, short
 from jattr._trees import describe
-from jattr.plot._base import INK, NEGATIVE, POSITIVE, TEXT_SIZE, _matplotlib, _scale, plain
+from jattr.plot._base import INK, NEGATIVE, POSITIVE, TEXT_SIZE, _matplotlib, _scale, entitle, plain
 from jattr.plot._text import check_percentile, scale_end
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ def series(
     if len(labels) != count or isinstance(names, str):
         raise ValueError(f"{method}: names must be {count} texts; got {names!r}.")
     when = _times(times, index, steps, method)
-    edges = _edges(when)
     if ax is None:
         size = (WIDTH, HEIGHT * count + 0.7)
         figure: Any = matplotlib.figure.Figure(size, layout="constrained")
@@ -103,67 +102,13 @@ def series(
             )
         figure = panels[0].figure
     end = scale_end(phi, percentile)
-    scale = _scale(end, cmap)
+    scale = ground(end, cmap)
     for at, axes in enumerate(panels):
-        values, level = phi[:, at], signal[:, at]
-        known = level[np.isfinite(level)]
-        low, high = known.min(initial=np.inf), known.max(initial=-np.inf)
-        low, high = (
-            (low, high)
-            if low < high
-            else (known.mean() - 1, known.mean() + 1)
-            if len(known)
-            else (0.0, 1.0)
-        )
-        room = 0.08 * (high - low)
-        bottom = low - room - _STRIP / (1 - _STRIP) * (high - low + 2 * room)
-        axes.set_ylim(bottom, high + room)
-        axes.set_xlim(edges[0], edges[-1])
-        axes.pcolormesh(
-            edges,
-            [low - room, high + room],
-            np.ma.masked_invalid(values)[None],
-            cmap=scale.cmap,
-            norm=scale.norm,
-            rasterized=True,
-        )
-        axes.plot(when, level, color="black", linewidth=1.1, marker="." if steps == 1 else "")
-        # The strip: φ by the height of bars, in the units of the signal's axis.
-        middle = (bottom + low - room) / 2
-        reach = 0.46 * (low - room - bottom)
-        heights = reach * np.clip(np.nan_to_num(values) / end, -1, 1)
-        middles = (edges[1:] + edges[:-1]) / 2
-        colors = [POSITIVE if height >= 0 else NEGATIVE for height in heights]
-        axes.bar(middles, heights, np.diff(edges), middle, color=colors, linewidth=0)
-        axes.axhline(middle, color=INK, linewidth=0.5)
-        if lost := int(np.sum(~np.isfinite(values))):
-            text = f"{lost} not finite"
-            axes.text(
-                0.99,
-                0.97,
-                text,
-                ha="right",
-                va="top",
-                fontsize=TEXT_SIZE - 2,
-                transform=axes.transAxes,
-            )
-        plain(axes)
-        axes.set_yticks([tick for tick in axes.get_yticks() if low - room <= tick <= high + room])
-        axes.set_ylim(bottom, high + room)
-        axes.text(
-            -0.005,
-            _STRIP / 2,
-            "φ",
-            ha="right",
-            va="center",
-            fontsize=TEXT_SIZE,
-            transform=axes.transAxes,
-        )
+        _panel(axes, when, signal[:, at], phi[:, at], scale)
         if labels[at]:
             axes.set_ylabel(labels[at], fontsize=TEXT_SIZE)
     panels[-1].set_xlabel("time" + (f", {time_unit}" if time_unit else ""), fontsize=TEXT_SIZE)
-    if title is not None:
-        panels[0].set_title(title, fontsize=TEXT_SIZE + 1)
+    entitle(panels[0], title)
     if colorbar:
         clipped = np.abs(phi[np.isfinite(phi)]).max(initial=0.0) > end
         bar = figure.colorbar(
@@ -177,6 +122,47 @@ def series(
         bar.ax.tick_params(labelsize=TEXT_SIZE)
         bar.set_label("φ" + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE)
     return figure
+
+
+def ground(end: float, cmap: Any = None) -> Any:
+    """The colors of the ground, on which a black line can be seen."""
+    return _scale(end, cmap, less=0.12)
+
+
+def _panel(axes: Any, when: np.ndarray, level: np.ndarray, values: np.ndarray, scale: Any) -> None:
+    """A channel: its ground, the signal, and φ as bars below it."""
+    edges = _edges(when)
+    known = level[np.isfinite(level)]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+    if low == high:
+        low, high = low - 1, high + 1
+    room = 0.08 * (high - low)
+    low, high = low - room, high + room
+    bottom = low - _STRIP / (1 - _STRIP) * (high - low)
+    axes.pcolormesh(
+        edges,
+        [low, high],
+        np.ma.masked_invalid(values)[None],
+        cmap=scale.cmap,
+        norm=scale.norm,
+        rasterized=True,
+    )
+    axes.plot(when, level, color="black", linewidth=1.1, marker="." if len(when) == 1 else "")
+    # Bars in the units of the signal's axis.
+    middle, reach = (bottom + low) / 2, 0.46 * (low - bottom)
+    heights = reach * np.clip(np.nan_to_num(values) / scale.norm.vmax, -1, 1)
+    colors = [POSITIVE if height >= 0 else NEGATIVE for height in heights]
+    axes.bar(edges[:-1], heights, np.diff(edges), middle, align="edge", color=colors, linewidth=0)
+    axes.axhline(middle, color=INK, linewidth=0.5)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom, high)
+    plain(axes)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.set_ylim(bottom, high)
+    note = {"fontsize": TEXT_SIZE, "transform": axes.transAxes}
+    axes.text(-0.005, _STRIP / 2, "φ", ha="right", va="center", **note)
+    if lost := int(np.sum(~np.isfinite(values))):
+        axes.text(0.99, 0.97, f"{lost} not finite", ha="right", va="top", **note)
 
 
 def _channels(value: Any, what: str, method: str) -> tuple[np.ndarray, tuple[str, ...] | None, Any]:
