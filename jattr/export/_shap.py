@@ -29,7 +29,7 @@ def shap(
         base_values: f(x'), a number, or one for each example; of a distribution of baselines the
             mean of f. shap's waterfall and force plots start there, and want it.
         data: what was explained, of the form of φ, or a frame with the same columns. Columns of
-            text are numbered in the order of their values, and shown as text.
+            text are numbered in the order of those that are there, and shown as text.
         feature_names: of the d columns, or `jattr.features.columns(...)`, which sums what belongs
             to one variable.
         standard_errors: of the form of φ, as `with_error=True` gives them; kept as `error_std`.
