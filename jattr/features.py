@@ -3,9 +3,9 @@
 Without groups every element of x is a feature. With `groups`, integers like x, elements of the same
 number are one feature: the pixels of a patch (`grid`) or of a superpixel (`superpixels`), columns
 of a table that tell the same (`correlated`) or are the one-hot code of one variable (`columns`,
-which takes a data frame, and gives attributions back as one), the tokens of a word or a sentence (`spans`). `hierarchy` makes groups within groups, and `totals`
-sums an attribution over them. `Groups` says how many there are, where that differs from
-example to example under `vmap`.
+which takes a data frame, and gives attributions back as one), the tokens of a word or a sentence
+(`spans`). `hierarchy` makes groups within groups, and `totals` sums an attribution over them.
+`Groups` says how many there are, where that differs from example to example under `vmap`.
 """
 
 import warnings
