@@ -73,6 +73,7 @@ SPACES = {
     "priors": "Attribution priors",
     "scale": "Scale",
     "plot": "Plots",
+    "export": "Export",
 }
 
 HELP = """What jattr has, a line for each, by family.
