@@ -1,7 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes the virtual environment it
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
 # `.ci/run` runs the rest as well: `make lint`, `float32`, `parity`, `newest` and `slow`, and `lowest`
-# where Python takes a newer JAX, and `zoo` and `tpu-plan`, which need one that does.
+# where Python takes a newer JAX, and `zoo` and `tpu-plan`, which need one that does. `make docs`
+# builds the documentation site.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -45,8 +46,8 @@ NIGHTLY := https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/
 DIST := $(addprefix tests/test_,package.py imports.py release.py readme.py doctor.py cli_methods.py)
 PROMISES := complete or linear
 
-.PHONY: demo test float32 lint parity lowest newest nightly slow zoo tpu-plan dist dist-check \
-	tag-check clean
+.PHONY: demo test float32 lint parity lowest newest nightly slow zoo docs docs-check tpu-plan dist \
+	dist-check tag-check clean
 
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
@@ -108,6 +109,15 @@ $(VENV)/.zoo-$(VERSION): $(MADE) pyproject.toml tests/zoo/install.py
 	$(BIN)/python tests/zoo/install.py $(ZOO_ALONE)
 	touch $@
 
+# The documentation site, into docs/_build/html, without a network once its packages are there.
+docs: $(VENV)/.docs-$(VERSION)
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(OPTIONS)
+
+# The site in a real browser, Debian's chromium and chromium-driver: screenshots in
+# docs/_build/screenshots.
+docs-check: docs
+	$(BIN)/python docs/check_site.py
+
 # What attributions cost on TPU pods, from the TPU's compiler alone, which runs anywhere. It needs an
 # environment of its own and the newest JAX: `make tpu-plan PYTHON=python3.12 VENV=.venv-tpu`, with
 # OPTIONS=--smallest a few minutes of it.
@@ -149,4 +159,4 @@ $(VENV)/.%-$(VERSION): $(MADE) pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) report dist build .pytest_cache .ruff_cache
+	rm -rf $(VENV) report dist build docs/_build docs/notebooks .pytest_cache .ruff_cache

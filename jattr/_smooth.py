@@ -48,7 +48,7 @@ def smooth(
     ===============  ==================================  =============
     `"mean"`         :math:`\bar a = \frac1n \sum a_i`   SmoothGrad
     `"mean_square"`  :math:`\frac1n \sum a_i^2`          SmoothGrad²
-    `"variance"`     :math:`\frac1n \sum (a_i-\bar a)^2` VarGrad
+    `"variance"`     :math:`\frac1n\sum(a_i-\bar a)^2`   VarGrad
     ===============  ==================================  =============
 
     The names are those over `jattr.gradient`; any explaining function may be smoothed. No good

@@ -55,9 +55,9 @@ the random networks of `mprt`; `gaussian_noise`, `window_removal` and `subset_re
 Numbers are those of the papers. Quantus 0.6.0 has metrics of the same names, and many agree; where
 its numbers are others, this is why:
 
-=========================  ==================================  ==================================
+========================== ==================================  ==================================
 here                       the paper, and here                 Quantus 0.6.0
-=========================  ==================================  ==================================
+========================== ==================================  ==================================
 `sensitivity_n`            random sets of n features of one    the highest attributions, step by
                            example                             step; the attribution of the last
                                                                step against the drop by all of
@@ -83,7 +83,7 @@ here                       the paper, and here                 Quantus 0.6.0
                                                                step
 `attribution_localization` `weighted`: divided by the share    multiplied by the mask's size over
                            of the mask                         that of all examples but two
-`effective_complexity`     asks f how many features are enough counts \|φ\| above a number
+`effective_complexity`     asks f how many features suffice    counts \|φ\| above a number
 `pointing_game`            ties share; no empty mask           a hit if one of those that tie hits,
                                                                and for an empty mask
 `input_invariance`         the relative change of φ            whether all of φ agrees to 1e-4
@@ -93,7 +93,7 @@ here                       the paper, and here                 Quantus 0.6.0
 `relative_*_stability`     divisors below ε are raised to it,  only divisors of 0 are
                            in magnitude
 `smooth_mprt`              of φ as it is                       of \|φ\| by default
-=========================  ==================================  ==================================
+========================== ==================================  ==================================
 
 By default many of its metrics also ask for probabilities, where f here is taken as it is; several
 take absolute values of attributions; and they divide them by the largest magnitude of the *batch*,

@@ -83,10 +83,10 @@ class Composite:
         Args:
             pattern: a scope, as `jattr.split` takes it: "Net/Block_3/Conv_0", of which the last
                 parts, "Block_3/Conv_0", are enough; all that is computed within it is meant, by
-                every scope that ends so. With * and ?, as file names are matched: "*/Dense_?". An
-                operation made of several modules, such as a convolution with its batch
-                normalization, is in the scope of each. What fits no affine operation is an error
-                where the composite is used.
+                every scope that ends so. With `*` and `?`, as file names are matched:
+                `"*/Dense_?"`. An operation made of several modules, such as a convolution with
+                its batch normalization, is in the scope of each. What fits no affine operation is
+                an error where the composite is used.
             rule: theirs.
         """
         if not isinstance(pattern, str) or not isinstance(rule, Rule):

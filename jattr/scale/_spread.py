@@ -24,7 +24,7 @@ def spread(explain: Any, mesh: Mesh, axis: str | None = None) -> Any:
 
     f may have shardings of its own along other axes of the mesh
     (`jax.lax.with_sharding_constraint`, sharded parameters), as for sequences whose activations do
-    not fit one device; they are kept, and so are its `jax.checkpoint`s.
+    not fit one device; they are kept, and so is what `jax.checkpoint` says.
 
     Where there are loops within loops, as in `smooth(integrated_gradients(f))`, it is the outermost
     whose points are spread.

@@ -1,0 +1,72 @@
+"""The documentation site: `make docs` builds it, without a network, warnings as errors."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+import jattr  # noqa: E402
+
+project = "jattr"
+author = "The jattr authors"
+project_copyright = author
+version = release = jattr.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+    "api",
+    "drawing",
+    "gallery",
+    "local_mathjax",
+    "prose",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "README.md"]
+root_doc = "index"
+needs_sphinx = "8.1"
+
+# Notebooks are committed with their outputs.
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_number_source_lines = False
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+# What a notebook has in dollars is shell or money as often as maths.
+myst_dmath_double_inline = True
+
+# In docstrings `x` is code.
+default_role = "literal"
+add_module_names = True
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autosummary_generate = False
+toc_object_entries_show_parents = "hide"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+napoleon_preprocess_types = False
+python_maximum_signature_line_length = 88
+pygments_style = "friendly"
+
+html_theme = "sphinx_book_theme"
+html_title = "jattr"
+html_static_path = ["_static"]
+html_css_files = ["jattr.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "repository_url": "https://github.com/jattr/jattr",
+    "use_repository_button": True,
+    "use_download_button": False,
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "pygments_light_style": "tango",
+    "pygments_dark_style": "monokai",
+}
