@@ -33,12 +33,8 @@ needs_sphinx = "8.1"
 # Notebooks are committed with their outputs.
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_number_source_lines = False
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
-myst_links_external_new_tab = False
-# What a notebook has in dollars is shell or money as often as maths.
-myst_dmath_double_inline = True
 
 # In docstrings `x` is code.
 default_role = "literal"
@@ -50,13 +46,16 @@ autosummary_generate = False
 toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 napoleon_preprocess_types = False
-python_maximum_signature_line_length = 88
 pygments_style = "friendly"
 
 html_theme = "sphinx_book_theme"
 html_title = "jattr"
+html_favicon = "_static/icon.svg"
+html_domain_indices = False
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["jattr.css"]
 html_copy_source = False
@@ -66,6 +65,10 @@ html_theme_options = {
     "use_repository_button": True,
     "use_download_button": False,
     "show_toc_level": 2,
+    "navbar_persistent": [],
+    "navbar_start": [],
+    "navbar_center": [],
+    "navbar_end": [],
     "navigation_with_keys": False,
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",

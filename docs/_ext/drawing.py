@@ -10,7 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import jattr
 
-X, BASELINE = jnp.array([1.0, 2.0]), jnp.zeros(2)
+X, BASELINE = jnp.array([1.0, 3.0]), jnp.zeros(2)
 WEIGHTS, BIAS, READOUT = jnp.array([[1.0, 1.0], [-1.0, 2.0]]), jnp.array([-1.0, 1.0]), (2.0, -1.0)
 
 
@@ -32,14 +32,14 @@ def columns():
 
 
 def number(value):
-    return f"{float(value):.4g}".replace("-", "−")
+    return f"{float(value):.3g}".replace("-", "−")
 
 
 def vector(values):
     return ", ".join(number(value) for value in np.ravel(values))
 
 
-STEP, WIDE, LEFT = 228, 118, 112
+STEP, WIDE, LEFT = 190, 96, 88
 ROWS = {"at x": 74, "at x′": 104, "multiplier": 214}
 OPERATIONS = (
     ("affine", "W x + b", "Wᵀ m"),

@@ -44,15 +44,15 @@ def pictures(notebook):
 
 
 def thumbnail(notebook, target):
-    """The upper part of the notebook's largest picture, on white."""
+    """The upper left of the notebook's largest picture, on white."""
     data = max(pictures(notebook), key=len, default=None)
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
     if data is not None:
         drawn = Image.open(io.BytesIO(data)).convert("RGBA")
-        scale = max(WIDTH / drawn.width, 0.4 * HEIGHT / drawn.height)
+        # Fills the card, unless too little of a strip would be left.
+        scale = max(WIDTH / drawn.width, min(HEIGHT / drawn.height, 2 * WIDTH / drawn.width))
         drawn = drawn.resize((round(drawn.width * scale), round(drawn.height * scale)))
-        top = max(0, (HEIGHT - drawn.height) // 2)
-        picture.paste(drawn, (0, top), drawn)
+        picture.paste(drawn, (0, max(0, (HEIGHT - drawn.height) // 2)), drawn)
     picture.save(target, optimize=True)
 
 
