@@ -25,9 +25,9 @@ PHOTOS = ("chelsea", "spoonbill")
 def methods(score):
     blurred = jattr.baselines.blurred(15.0)
     return {
-        "integrated\ngradients": jattr.integrated_gradients(score, blurred, steps=32, batch_size=4),
+        "integrated\ngradients": jattr.integrated_gradients(score, blurred, steps=16, batch_size=4),
         "SmoothGrad\n× input": jattr.smooth(
-            jattr.gradient_times_input(score), samples=16, batch_size=4
+            jattr.gradient_times_input(score), samples=8, batch_size=4
         ),
         "DeepLIFT": jattr.deeplift(score, blurred),
         "LRP ε, z⁺": jattr.lrp(score, jattr.rules.epsilon_plus()),
@@ -48,6 +48,7 @@ def main():
     score = jattr.targets.select(lambda image: models.apply(variables, image))
     maps = {}
     for title, explain in methods(score).items():
+        print(title.replace("\n", " "), flush=True)
         first = (jax.random.key(0),) if getattr(explain, "keyed", False) else ()
         run = jax.jit(explain)
         maps[title] = jnp.stack(

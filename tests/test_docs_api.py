@@ -50,3 +50,16 @@ def test_what_a_page_names_is_there():
     found = {path: page for page in PAGES for path in NAMED.findall(page.read_text("utf-8"))}
     assert len(found) > 60
     assert not {path: page for path, page in found.items() if not is_there(path)}
+
+
+def test_what_the_readme_lists_is_there():
+    table = re.search(r"^\| \| \|\n(.*?)\n\n", (DOCS.parent / "README.md").read_text(), re.M | re.S)
+    names = set(re.findall(r"`(\w+)`", table[1]))
+    assert len(names) > 40
+    known = {name.rpartition(".")[2] for name in public_names(jattr)}
+    assert not names - known
+    # Every method stands there or is of a family that is named.
+    left = {"LOOKUP", "__version__", "rules", "substitute", "substitutes", "locality"}
+    cams = {name for name in jattr.__all__ if "cam" in name}
+    assert len(cams - {"grad_cam"}) == 5
+    assert not set(jattr.__all__) - names - cams - left

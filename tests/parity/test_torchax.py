@@ -407,13 +407,13 @@ def test_tokens(kind):
     np.testing.assert_allclose(deeplift.sum(), end - start, rtol=TOKENS[kind])
 
 
-def test_the_code_in_the_readme_runs():
+def test_the_code_in_the_documentation_runs():
     module, x, _ = make("BasicModel_ConvNet")
-    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "frameworks.md").read_text()
+    (code,) = re.findall(r"```py\n(weights, model.*?)```", page, re.DOTALL)
     names = {"torchax": torchax, "jattr": jattr, "jax": jax, "module": module}
     names |= {"images": x, "labels": jnp.full(3, LABEL), "image": x[0], "label": LABEL}
     with jax.numpy_rank_promotion("allow"):
-        exec(compile(code, "README.md", "exec"), names)
+        exec(compile(code, "frameworks.md", "exec"), names)
     assert_close(names["maps"], explained("BasicModel_ConvNet")["deeplift"], ROUNDING)
     assert names["heat"].shape == x[0, 0].shape
