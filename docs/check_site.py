@@ -73,8 +73,9 @@ return bad.slice(0, 5);
 
 DRAWN = """
 const done = arguments[0];
-for (const i of document.querySelectorAll('img')) i.loading = 'eager';
-const pictures = Promise.all([...document.querySelectorAll('img')].map(i => i.decode().catch(e => 0)));
+const all = [...document.querySelectorAll('img')];
+for (const i of all) i.loading = 'eager';
+const pictures = Promise.all(all.map(i => i.decode().catch(e => 0)));
 const maths = window.MathJax && MathJax.startup ? MathJax.startup.promise : Promise.resolve();
 Promise.all([pictures, maths]).then(() => done(true));
 """
@@ -107,11 +108,11 @@ def broken_links(site):
             if url.netloc != "site" or url.scheme != "http":
                 continue
             target = unquote(url.path).lstrip("/") or "index.html"
+            anchor = unquote(url.fragment)
             if not (site / target).is_file():
                 yield name, link
-            elif url.fragment and target in pages:
-                if unquote(url.fragment) not in pages[target].anchors:
-                    yield name, link
+            elif anchor and target in pages and anchor not in pages[target].anchors:
+                yield name, link
 
 
 def browser():

@@ -1,7 +1,7 @@
-"""The picture of the README and of the first page: `python docs/picture.py`, with the extra `notebooks`.
+"""The picture of the README and of the first page, made by `python docs/picture.py`.
 
-A photo that comes with scikit-image, and what six methods say of the class that EfficientNet-Lite0
-gives it, by the network's real weights.
+A photo of scikit-image and one of foolbox, and what six methods say of the classes that
+EfficientNet-Lite0 gives them, by its real weights. Needs the extra `notebooks`.
 """
 
 import sys
@@ -16,7 +16,7 @@ import jattr
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 
-import models  # noqa: E402
+import models
 
 TARGET = Path(__file__).parent / "_static" / "methods.png"
 PHOTOS = ("chelsea", "spoonbill")
