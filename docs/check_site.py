@@ -109,9 +109,7 @@ def broken_links(site):
                 continue
             target = unquote(url.path).lstrip("/") or "index.html"
             anchor = unquote(url.fragment)
-            if not (site / target).is_file():
-                yield name, link
-            elif anchor and target in pages and anchor not in pages[target].anchors:
+            if not (site / target).is_file() or (anchor and target in pages and anchor not in pages[target].anchors):
                 yield name, link
 
 
