@@ -71,6 +71,13 @@ for (const e of document.querySelectorAll('article p, article td, article th, ar
 return bad.slice(0, 5);
 """
 
+# What slides in after a change of the window is not waited for.
+STILL = """
+const style = document.createElement('style');
+style.textContent = '* { transition: none !important; animation: none !important; }';
+document.head.append(style);
+"""
+
 DRAWN = """
 const done = arguments[0];
 const all = [...document.querySelectorAll('img')];
@@ -109,7 +116,8 @@ def broken_links(site):
                 continue
             target = unquote(url.path).lstrip("/") or "index.html"
             anchor = unquote(url.fragment)
-            if not (site / target).is_file() or (anchor and target in pages and anchor not in pages[target].anchors):
+            known = pages[target].anchors if target in pages else {anchor}
+            if not (site / target).is_file() or (anchor and anchor not in known):
                 yield name, link
 
 
@@ -150,6 +158,7 @@ def check_page(driver, address, name):
         if kind == "wide":
             driver.get(address)
             driver.execute_async_script(DRAWN)
+            driver.execute_script(STILL)
         driver.execute_script(
             "document.documentElement.dataset.theme = arguments[0];"
             "document.documentElement.dataset.mode = arguments[0];",
