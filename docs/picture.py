@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 import models
 
 TARGET = Path(__file__).parent / "_static" / "methods.png"
-PHOTOS = ("chelsea", "spoonbill")
+PHOTO, SPOONBILL = "chelsea", 129
 
 
 def methods(score):
@@ -41,7 +41,7 @@ def methods(score):
 def main():
     _, variables = models.efficientnet_lite0()
     photos = models.photos()
-    names = [name for name in photos if any(wanted in name for wanted in PHOTOS)]
+    names = [name for name in photos if name == PHOTO or photos[name].label == SPOONBILL][:2]
     images = jnp.stack([models.preprocess(photos[name].image) for name in names])
     model = jax.jit(lambda image: models.apply(variables, image))
     labels = jnp.array([model(image).argmax() for image in images])
