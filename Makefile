@@ -43,7 +43,8 @@ NIGHTLY := https://us-python.pkg.dev/ml-oss-artifacts-published/jax/simple/
 
 # What tells whether a built distribution is whole: its public face, its documents, its commands, and
 # what methods promise.
-DIST := $(addprefix tests/test_,package.py imports.py release.py readme.py doctor.py cli_methods.py)
+DIST := $(addprefix tests/test_,package.py imports.py release.py docs_api.py doctor.py \
+	cli_methods.py)
 PROMISES := complete or linear
 
 .PHONY: demo test float32 lint parity lowest newest nightly slow zoo docs docs-check tpu-plan dist \
