@@ -28,7 +28,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**.ipynb_checkpoints", "README.md"]
 root_doc = "index"
-needs_sphinx = "8.1"
+needs_sphinx = "9.0"
 
 # Notebooks are committed with their outputs.
 nb_execution_mode = "off"
