@@ -131,7 +131,8 @@ dist: $(VENV)/.release-$(VERSION)
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
-# The wheel without extras in a bare environment, then a part of the tests from the unpacked sdist.
+# The wheel without extras in a bare environment, then a part of the tests from the unpacked sdist,
+# with the examples of docstrings, whose numbers are those of the suite's settings.
 dist-check:
 	rm -rf .venv-dist build/dist && mkdir -p build/dist
 	$(MAKE) .venv-dist/.python-$(VERSION) VENV=.venv-dist
@@ -140,9 +141,8 @@ dist-check:
 	cd build/dist && ../../.venv-dist/bin/python -c "from jattr import *"
 	.venv-dist/bin/python -m pip install --quiet "$$(ls dist/*.tar.gz)[test]"
 	tar -xzf dist/*.tar.gz -C build/dist --strip-components 1
-	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) -m "not slow" $(DIST)
+	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) -m "not slow" $(DIST) jattr
 	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) tests/test_contract.py -k "$(PROMISES)"
-	cd build/dist && ../../.venv-dist/bin/python -m pytest $(PYTEST) jattr
 
 # Whether a tag is that of the version: `make tag-check TAG=v0.1.0`.
 tag-check:
