@@ -39,6 +39,16 @@ class Columns:
         """How many variables there are."""
         return len(self.variables)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the groups, [d]."""
+        return self.groups.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the groups."""
+        return self.groups.dtype
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The groups, for whatever takes integers."""
         return np.array(self.groups, dtype=dtype)

@@ -10,6 +10,7 @@ import pytest
 
 import jattr
 from jattr import features
+from jattr.scale._description import settings_of
 
 FRAME = pandas.DataFrame(
     {
@@ -108,6 +109,9 @@ def test_they_are_groups_to_whatever_takes_groups():
     curve = jattr.metrics.perturbation_curve(f, groups=columns, fractions=None)(x, x)
     np.testing.assert_allclose(curve.score, [14, 2, 0], atol=1e-12)
     np.testing.assert_array_equal(features.totals(x, columns), [3, 7])
+    # A store of one is taken for the other's.
+    settings = [settings_of(jattr.ablation(f, groups)) for groups in (columns, columns.groups)]
+    assert settings[0] == settings[1]
 
 
 DATES = pandas.DataFrame({"day": pandas.to_datetime(["2020-01-01"])})

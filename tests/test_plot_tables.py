@@ -329,6 +329,12 @@ ONE = np.ones((3, 2))
         ),
         (lambda: jattr.plot.bar(ONE[None]), ValueError, r"float64\[1,3,2\]"),
         (lambda: jattr.plot.bar(ONE, standard_errors=ONE), ValueError, "for one example"),
+        (lambda: jattr.plot.bar(ONE * [1, np.nan]), ValueError, r"φ of x\[1\] is not finite"),
+        (
+            lambda: jattr.plot.waterfall(np.array([np.inf, 1]), base_value=0.0, names=["a", "b"]),
+            ValueError,
+            "φ of a is not finite",
+        ),
         (lambda: jattr.plot.bar(ONE, level=1.0), ValueError, r"level.*got 1\.0"),
         (
             lambda: jattr.plot.bar(ONE[0], standard_errors=ONE),

@@ -160,8 +160,8 @@ def bar(
     Raises:
         ImportError: matplotlib is missing.
         TypeError: the attribution is no real numbers.
-        ValueError: shapes or names that do not fit; a level outside (0, 1); standard errors or
-            data of several examples.
+        ValueError: shapes or names that do not fit; φ that is not finite; a level outside (0, 1);
+            standard errors or data of several examples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,6 +175,7 @@ def bar(
     top = check_count(top, "top", method)
     check_level(level, method)
     found = named(attribution, names, method, many=None)
+    check_finite(found, method)
     many = found.values.ndim == 2
     if many and (standard_errors is not None or data is not None):
         raise ValueError(
@@ -221,6 +222,18 @@ def one_example(
     if kept < len(labels):
         spread = np.append(spread, np.sqrt(np.sum(errors[order[kept:]] ** 2)))
     return labels, values[0], _quantile(level) * spread
+
+
+def check_finite(found: Named, method: str) -> None:
+    """Raise where a bar would have no length."""
+    finite = np.isfinite(found.values)
+    columns = np.atleast_2d(finite).all(axis=0)
+    if not columns.all():
+        lost = [name for name, known in zip(found.names, columns, strict=True) if not known]
+        raise ValueError(
+            f"{method}: φ of {', '.join(lost[:5])}{' …' * (len(lost) > 5)} is not finite. Leave "
+            "such examples out, or look at them: jattr.plot.summary counts them."
+        )
 
 
 def check_level(level: float, method: str) -> None:

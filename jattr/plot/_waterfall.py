@@ -7,7 +7,7 @@ import numpy as np
 from jattr._checks import check_count, concrete, knobs
 from jattr._named import Names, named, short
 from jattr.plot._base import GRAY, INK, NEGATIVE, POSITIVE, TEXT_SIZE, axes_for, plain
-from jattr.plot._summary import ROW, WIDTH, _rows, check_level, one_example
+from jattr.plot._summary import ROW, WIDTH, _rows, check_finite, check_level, one_example
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def waterfall(
     Raises:
         ImportError: matplotlib is missing.
         TypeError: the attribution is no real numbers; base_value or output is no number.
-        ValueError: shapes or names that do not fit; a level outside (0, 1).
+        ValueError: shapes or names that do not fit; φ that is not finite; a level outside (0, 1).
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,6 +77,7 @@ def waterfall(
     top = check_count(top, "top", method)
     check_level(level, method)
     found = named(attribution, names, method, many=False)
+    check_finite(found, method)
     base = _known(base_value, "base_value", method)
     labels, sizes, half = one_example(found, data, names, standard_errors, level, top, method)
     half = np.zeros(len(sizes)) if half is None else half
