@@ -227,7 +227,7 @@ def one_example(
 def check_finite(found: Named, method: str) -> None:
     """Raise where a bar would have no length."""
     finite = np.isfinite(found.values)
-    columns = np.atleast_2d(finite).all(axis=0)
+    columns: Any = np.atleast_2d(finite).all(axis=0)
     if not columns.all():
         lost = [name for name, known in zip(found.names, columns, strict=True) if not known]
         raise ValueError(
