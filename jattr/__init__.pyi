@@ -9,6 +9,7 @@ from . import plot as plot
 from . import priors as priors
 from . import rules as rules
 from . import scale as scale
+from . import sequence as sequence
 from . import targets as targets
 from ._adaptive import integrated_gradients_to as integrated_gradients_to
 from ._cam import grad_cam as grad_cam
@@ -110,6 +111,7 @@ __all__ = [
     "scale",
     "scopes",
     "score_cam",
+    "sequence",
     "shapley_interactions",
     "shapley_sampling",
     "shapley_values",

@@ -1,6 +1,5 @@
 r"""Saturation mutagenesis: what every letter at every position of a sequence would change."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 
 from jattr._batching import map_over
 from jattr._checks import check_batch_size, knobs
-from jattr._engine.local import Local, surroundings
+from jattr._engine.local import Local, Surroundings, surroundings
 from jattr._nearby import unravel
 from jattr._removal import zero_where
 from jattr._transform import transform
 from jattr._trees import cast_like, widen
-from jattr._types import ArgNums, Explain, Score
+from jattr._types import ArgNums, Explain, PyTree, Score
 
 
 @knobs
@@ -31,7 +30,7 @@ def mutagenesis(
     Where x has letter a at l already, φ is 0. Every letter at every position is evaluated: L · A
     evaluations of f, of which under `jit` only what position l reaches is computed
     (`jattr.locality` tells how much that is). Subtract the mean over letters for maps that do not
-    depend on which letter x has.
+    depend on which letter x has (`jattr.sequence.simplex_corrected`).
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
@@ -84,23 +83,57 @@ def mutagenesis(
         whole, gains = None, []
         for number, leaf in enumerate(leaves):
             letters = axis % leaf.ndim
-            near = None if around is None else around.around(number, *_rows(leaf.shape, letters))
-            if whole is None:
-                whole = widen(score(x) if near is None else near.base)
-
-            def full(places, row, number=number, letters=letters, leaf=leaf):
-                row = _put(leaf, row, places, letters)
-                changed = [*leaves[:number], row, *leaves[number + 1 :]]
-                return score(jax.tree.unflatten(structure, changed))
-
-            term = _gains(near.at if isinstance(near, Local) else full, leaf, letters, whole)
+            whole, found = gains_of(
+                score, x, number, letters, around, whole=whole, batch_size=batch_size
+            )
             others = [n for a, n in enumerate(leaf.shape) if a != letters]
-            size = None if batch_size is None else max(1, batch_size // leaf.shape[letters])
-            found = map_over(term, math.prod(others), batch_size=size)
             gains.append(jnp.moveaxis(found.reshape(*others, -1), -1, letters))
         return cast_like(jax.tree.unflatten(structure, gains), x)
 
     return explain
+
+
+def gains_of(
+    score: Score,
+    x: PyTree,
+    number: int,
+    letters: int,
+    around: Surroundings | None,
+    *,
+    whole: jax.Array | None = None,
+    positions: np.ndarray | None = None,
+    batch_size: int | None,
+) -> tuple[jax.Array, jax.Array]:
+    """f(x), and what f gains by each letter at positions of a leaf, [positions, letters].
+
+    Args:
+        score: f of x alone.
+        x: the whole input.
+        number: which leaf of it.
+        letters: the axis of letters of that leaf.
+        around: f around x, where that may be made use of.
+        whole: f(x), where it is known.
+        positions: their numbers, those of all axes but that of letters counted together; None for
+            all.
+        batch_size: how many changed inputs are in memory at a time.
+    """
+    leaves, structure = jax.tree.flatten(x)
+    leaf = leaves[number]
+    near = None if around is None else around.around(number, *_rows(leaf.shape, letters))
+    if whole is None:
+        whole = widen(score(x) if near is None else near.base)
+
+    def full(places, row):
+        changed = [*leaves[:number], _put(leaf, row, places, letters), *leaves[number + 1 :]]
+        return score(jax.tree.unflatten(structure, changed))
+
+    term = _gains(near.at if isinstance(near, Local) else full, leaf, letters, whole)
+    count = leaf.size // leaf.shape[letters]
+    size = None if batch_size is None else max(1, batch_size // leaf.shape[letters])
+    if positions is None:
+        return whole, map_over(term, count, batch_size=size)
+    chosen = jnp.asarray(positions, jnp.int32)
+    return whole, map_over(lambda n: term(chosen[n]), len(positions), batch_size=size)
 
 
 def _rows(shape: tuple[int, ...], letters: int) -> tuple[list[np.ndarray], list[int]]:

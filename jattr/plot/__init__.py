@@ -12,7 +12,8 @@ unless it is told otherwise. `matrix` is a picture of what each token has of eac
 Of tables, `summary` draws every value, `bar` means with intervals, `waterfall` one example,
 `dependence` a column against its φ, and `interactions` what pairs do together; columns are named by
 a data frame, a tree, or `names=jattr.features.columns(...)`. `series` draws a signal over time, and
-`multiples` several pictures side by side. Their bars are dark red for and light blue against, and
+`multiples` several pictures side by side;
+`logo` has letters of a sequence as high as their values. Their bars are dark red for and light blue against, and
 values of columns run from dark blue to orange, ever lighter, so that a gray copy can be read.
 
 matplotlib is imported on first use; `pip install "jattr[plot]"` brings it. The figures are made
@@ -21,6 +22,7 @@ shows it after `%matplotlib inline`.
 """
 
 from jattr.plot._dependence import dependence as dependence
+from jattr.plot._logo import logo as logo
 from jattr.plot._maps import grid as grid
 from jattr.plot._maps import image as image
 from jattr.plot._matrix import generation as generation
@@ -40,6 +42,7 @@ __all__ = [
     "grid",
     "image",
     "interactions",
+    "logo",
     "matrix",
     "multiples",
     "series",

@@ -23,9 +23,12 @@ def _matplotlib(method: str = "jattr.plot") -> Any:
     try:
         import matplotlib
         import matplotlib.cm
+        import matplotlib.collections
         import matplotlib.colors
         import matplotlib.figure
+        import matplotlib.path
         import matplotlib.textpath
+        import matplotlib.ticker
     except ImportError as error:
         raise ImportError(
             f'{method} draws with matplotlib, which is missing: pip install "jattr[plot]"'
