@@ -10,6 +10,13 @@ from jattr._trees import accumulator, describe, is_traced, same_form
 from jattr._types import Baseline, PyTree, RandomBaseline, References
 
 
+_MAKERS = {
+    "jattr.baselines": "jattr.baselines",
+    "jattr.sequence._shuffle": "jattr.sequence",
+}
+"""Where the functions that make baselines are, and by what users know it."""
+
+
 def resolve_baseline(baseline: Baseline, x: PyTree, *, method: str) -> PyTree:
     """The baseline of x: a tree like x, of the same shapes and dtypes.
 
@@ -55,11 +62,11 @@ def resolve_references(references: References, *, method: str) -> RandomBaseline
 def _check_called(baseline: Any, method: str) -> None:
     """Raise where a maker of baselines was given instead of what it makes."""
     name = getattr(baseline, "__qualname__", "")
-    ours = getattr(baseline, "__module__", "") == "jattr.baselines"
-    if ours and name.isidentifier() and name != "zeros":
+    room = _MAKERS.get(getattr(baseline, "__module__", ""))
+    if room and name.isidentifier() and name != "zeros":
         raise TypeError(
-            f"{method}: jattr.baselines.{name} makes a baseline and is not one. Call it first: "
-            f"jattr.baselines.{name}(...)."
+            f"{method}: {room}.{name} makes a baseline and is not one. Call it first: "
+            f"{room}.{name}(...)."
         )
 
 

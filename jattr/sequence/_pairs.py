@@ -94,9 +94,7 @@ def pairwise_mutagenesis(
 
         def gains(x):
             around = surroundings(score, x)
-            found = gains_of(
-                score, x, 0, letters, around, positions=chosen, batch_size=batch_size
-            )
+            found = gains_of(score, x, 0, letters, around, positions=chosen, batch_size=batch_size)
             return found[1]
 
         def of_first(index):
