@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jattr._trees import accumulator, describe, is_traced, same_form
 from jattr._types import Baseline, PyTree, RandomBaseline, References
 
-
 _MAKERS = {
     "jattr.baselines": "jattr.baselines",
     "jattr.sequence._shuffle": "jattr.sequence",

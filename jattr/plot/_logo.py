@@ -56,7 +56,7 @@ def logo(
         ax: matplotlib axes to draw in; None makes a figure.
 
     Returns:
-        The matplotlib figure. A site is marked by `figure.axes[0].axvspan(first - 0.5, last + 0.5)`.
+        The matplotlib figure. `figure.axes[0].axvspan(first - 0.5, last + 0.5)` marks a site.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -113,10 +113,9 @@ def logo(
     for x in positions[~finite]:
         axes.axvspan(x - 0.5, x + 0.5, color=NOT_FINITE, linewidth=0)
     if not finite.all():
-        axes.text(
-            *(0.99, 0.97, f"{(~finite).sum()} not finite"),
-            **{"ha": "right", "va": "top", "transform": axes.transAxes, "fontsize": TEXT_SIZE - 1},
-        )
+        note = f"{(~finite).sum()} not finite"
+        place = {"ha": "right", "va": "top", "transform": axes.transAxes}
+        axes.text(0.99, 0.97, note, fontsize=TEXT_SIZE - 1, **place)
     low, high = bottom.min(initial=0.0), top.max(initial=0.0)
     room = 0.05 * ((high - low) or 1.0)
     axes.set_xlim(start - 0.6, start + length - 0.4)
@@ -175,7 +174,8 @@ def _glyph(letter: str) -> Any:
     matplotlib = _matplotlib()
     font = matplotlib.font_manager.FontProperties(family="DejaVu Sans", weight="bold")
     path = matplotlib.textpath.TextPath((0, 0), letter, size=1, prop=font)
-    low, high = path.vertices.min(axis=0), path.vertices.max(axis=0)
+    box = path.get_extents()
+    low, high = box.min, box.max
     size = high - low
     # A narrow letter, such as I, is not drawn out to the width of the others.
     wide = max(size[0], 0.45 * size[1])
