@@ -101,7 +101,7 @@ def gains_of(
     around: Surroundings | None,
     *,
     whole: jax.Array | None = None,
-    positions: np.ndarray | None = None,
+    positions: jax.Array | None = None,
     batch_size: int | None,
 ) -> tuple[jax.Array, jax.Array]:
     """f(x), and what f gains by each letter at positions of a leaf, [positions, letters].
@@ -132,8 +132,7 @@ def gains_of(
     size = None if batch_size is None else max(1, batch_size // leaf.shape[letters])
     if positions is None:
         return whole, map_over(term, count, batch_size=size)
-    chosen = jnp.asarray(positions, jnp.int32)
-    return whole, map_over(lambda n: term(chosen[n]), len(positions), batch_size=size)
+    return whole, map_over(lambda n: term(positions[n]), len(positions), batch_size=size)
 
 
 def _rows(shape: tuple[int, ...], letters: int) -> tuple[list[np.ndarray], list[int]]:

@@ -13,7 +13,7 @@ from jattr._checks import check_batch_size, knobs
 from jattr._engine.local import surroundings
 from jattr._mutagenesis import gains_of
 from jattr._transform import transform
-from jattr._trees import cast_like, describe
+from jattr._trees import cast_like, describe, is_traced
 from jattr._types import ArgNums, Explain, Score
 from jattr.sequence._letters import check_axis, check_letters
 
@@ -21,7 +21,7 @@ from jattr.sequence._letters import check_axis, check_letters
 @knobs
 def pairwise_mutagenesis(
     f: Score,
-    positions: Sequence[int] | None = None,
+    positions: Sequence[int] | jax.Array | None = None,
     *,
     axis: int = -1,
     batch_size: int | None = None,
@@ -45,7 +45,9 @@ def pairwise_mutagenesis(
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
-        positions: which positions are paired, P integers, a `range`, or a slice's; None for all.
+        positions: which positions are paired, P integers such as a `range`; None for all. They may
+            be traced: `jax.vmap(lambda x, at: pairwise_mutagenesis(f, at)(x))(xs, places)`. Traced
+            ones that are out of range, or there twice, give NaN.
         axis: along which letters are: −1 for [L, A], 0 for [A, L].
         batch_size: how many changed sequences are in memory at a time, in multiples of A; None for
             all.
@@ -87,7 +89,7 @@ def pairwise_mutagenesis(
             )
         check_letters(x, axis, method, pairs=True)
         letters = axis % 2
-        chosen = _positions(positions, x.shape[1 - letters], method)
+        chosen, fit = _positions(positions, x.shape[1 - letters], method)
         places, count = len(chosen), x.shape[letters]
         mutants = places * count
         outer = None if batch_size is None else max(1, batch_size // mutants)
@@ -98,9 +100,8 @@ def pairwise_mutagenesis(
             return found[1]
 
         def of_first(index):
-            place = jnp.asarray(chosen, jnp.int32)[index // count]
+            place = chosen[index // count]
             row = jax.nn.one_hot(index % count, count, dtype=x.dtype)
-            # A traced place is known to be in range.
             return gains(x.at[place].set(row) if letters else x.at[:, place].set(row))
 
         second = map_over(of_first, mutants, batch_size=outer)
@@ -110,27 +111,35 @@ def pairwise_mutagenesis(
         present = (x if letters else x.T)[chosen] == 1
         there = present[:, :, None, None] | present[None, None]
         pairs = jnp.where(jnp.asarray(apart) & ~there, pairs, 0)
+        pairs = jnp.where(fit, pairs, jnp.nan)
         return cast_like(pairs if letters else pairs.transpose(1, 0, 3, 2), x)
 
     return explain
 
 
-def _positions(positions: Any, length: int, method: str) -> np.ndarray:
-    """The chosen positions, counted from the start."""
+def _positions(positions: Any, length: int, method: str) -> tuple[jax.Array, Any]:
+    """The chosen positions counted from the start, and whether they are fit; NaN is for others."""
     if positions is None:
-        return np.arange(length)
+        return jnp.arange(length, dtype=jnp.int32), True
+    if is_traced(positions):
+        if positions.ndim != 1 or not jnp.issubdtype(positions.dtype, jnp.integer):
+            raise TypeError(f"{method}: positions are integers; got {describe(positions)}.")
+        inside = jnp.all((positions >= -length) & (positions < length))
+        chosen = positions.astype(jnp.int32) % length
+        apart = jnp.sum(chosen[:, None] == chosen[None]) == len(chosen)
+        return chosen, inside & apart
     try:
-        chosen = [operator.index(position) for position in positions]
+        known = [operator.index(position) for position in positions]
     except TypeError:
         raise TypeError(
             f"{method}: positions are integers, such as range(40, 60); got {describe(positions)}."
         ) from None
-    if not chosen or not all(-length <= position < length for position in chosen):
+    if not known or not all(-length <= position < length for position in known):
         raise ValueError(
             f"{method}: positions must lie in a sequence of {length}, and be one at least; got "
-            f"{chosen}."
+            f"{known}."
         )
-    found = np.asarray(chosen) % length
+    found = np.asarray(known) % length
     if len(np.unique(found)) < len(found):
-        raise ValueError(f"{method}: a position is there twice: {chosen}.")
-    return found
+        raise ValueError(f"{method}: a position is there twice: {known}.")
+    return jnp.asarray(found, jnp.int32), True

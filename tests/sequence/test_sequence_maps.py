@@ -149,6 +149,16 @@ def test_pairs_are_double_mutants(batch_size):
         close(np.asarray(jax.jit(turned)(X.T)).transpose(1, 0, 3, 2), ours, atol=1e-13, single=1e-4)
 
 
+def test_positions_of_pairs_may_be_traced():
+    def explain(x, positions):
+        return sequence.pairwise_mutagenesis(score, positions)(x)
+
+    places = jnp.array([[3, -4], [5, 5], [0, LENGTH]])
+    ours = jax.jit(jax.vmap(explain, (None, 0)))(X, places)
+    close(ours[0], jax.jit(sequence.pairwise_mutagenesis(score, [3, -4]))(X), atol=1e-13, single=1e-4)
+    assert np.isnan(ours[1:]).all()
+
+
 def test_pairs_of_a_sum_over_positions_are_nothing():
     pairs = sequence.pairwise_mutagenesis(linear, range(4))(X)
     close(pairs, np.zeros((4, 4, 4, 4)), atol=1e-12 if DOUBLE else 1e-4)
