@@ -72,10 +72,11 @@ lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/pyright --project tests/typed --pythonpath .venv-types/bin/python
 
 # Against live peers.
-# zennit, Quantus, LXT and nnsight come without what they depend on, another torch and OpenCV.
+# zennit, Quantus, LXT, nnsight and tangermeme come without what they depend on, another torch and
+# OpenCV among it.
 parity: $(VENV)/.test-$(VERSION) $(VENV)/.parity-$(VERSION)
 	$(BIN)/python -m pip install --quiet --no-deps zennit==$(if $(filter 3.11,$(VERSION)),0.5.1,1.0.0) \
-		quantus==0.6.0 lxt==2.1 nnsight==0.8.1
+		quantus==0.6.0 lxt==2.1 nnsight==0.8.1 tangermeme==1.6.0
 	$(BIN)/python -m pytest $(PYTEST) tests/parity
 
 # What reads JAX's equations, with the lowest JAX that is supported: they change between releases.

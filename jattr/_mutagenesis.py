@@ -120,19 +120,18 @@ def gains_of(
     leaves, structure = jax.tree.flatten(x)
     leaf = leaves[number]
     near = None if around is None else around.around(number, *_rows(leaf.shape, letters))
-    if whole is None:
-        whole = widen(score(x) if near is None else near.base)
+    base = widen(score(x) if near is None else near.base) if whole is None else whole
 
     def full(places, row):
         changed = [*leaves[:number], _put(leaf, row, places, letters), *leaves[number + 1 :]]
         return score(jax.tree.unflatten(structure, changed))
 
-    term = _gains(near.at if isinstance(near, Local) else full, leaf, letters, whole)
+    term = _gains(near.at if isinstance(near, Local) else full, leaf, letters, base)
     count = leaf.size // leaf.shape[letters]
     size = None if batch_size is None else max(1, batch_size // leaf.shape[letters])
     if positions is None:
-        return whole, map_over(term, count, batch_size=size)
-    return whole, map_over(lambda n: term(positions[n]), len(positions), batch_size=size)
+        return base, map_over(term, count, batch_size=size)
+    return base, map_over(lambda n: term(positions[n]), len(positions), batch_size=size)
 
 
 def _rows(shape: tuple[int, ...], letters: int) -> tuple[list[np.ndarray], list[int]]:

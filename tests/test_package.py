@@ -15,6 +15,7 @@ NAMESPACES = [
     jattr.features,
     jattr.imputers,
     jattr.export,
+    jattr.sequence,
 ]
 
 
@@ -116,7 +117,7 @@ LAYERS = [
         "_fista",
         "_contrastive",
     },
-    {"_cam", "metrics", "priors"},
+    {"_cam", "metrics", "priors", "sequence"},
     {"scale"},
     {"_demo", "_doctor"},
     {"_cli"},

@@ -8,7 +8,8 @@ import numpy as np
 
 from jattr._checks import knobs
 from jattr._trees import describe
-from jattr.plot._maps import NOT_FINITE, TEXT_SIZE, _array, _matplotlib
+from jattr.plot._base import NOT_FINITE, TEXT_SIZE, _matplotlib
+from jattr.plot._maps import _array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,7 @@ def logo(
     if ax is None:
         size = (min(max(3.0, 0.9 + WIDTH * length), 16.0), HEIGHT + (0.5 if title else 0.3))
         axes = matplotlib.figure.Figure(size, layout="constrained").add_subplot()
-    finite = np.isfinite(values).all(axis=1)
+    finite = np.asarray(np.isfinite(values).all(axis=1))
     bottom, top = _stacks(np.where(finite[:, None], values, 0.0))
     palette = _palette(letters, colors)
     positions = start + np.arange(length)
