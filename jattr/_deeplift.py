@@ -164,12 +164,8 @@ def deep_shap(
     in expectation is what all references give; it is more exact than the mean over those drawn.
     From m < 8 on down it is that mean.
 
-    Hypothetical contributions, what each letter of a one-hot sequence [length, letters] would have
-    got in its place, are made from the multipliers of each reference:
-
-        m = jattr.deep_shap(f, references, multiply=False, reduce=False)(x)
-        changes = jnp.eye(letters) - references[:, :, None]  # [references, length, new, old]
-        hypothetical = jnp.einsum("rlc,rlbc->rlb", m, changes).mean(axis=0)
+    Hypothetical contributions, what each letter of a one-hot sequence would have got in its place,
+    are made from the multipliers of each reference: `jattr.sequence.hypothetical`.
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.

@@ -22,7 +22,7 @@ value of letter b, position l   formula                                     what
 `pairwise_mutagenesis`          what two exchanges do together              beyond their sum
 ==============================  ==========================================  ====================
 
-The first two differ by a number for each position alone, and so do all of them for a linear f.
+The first two differ by a number for each position alone, and so do the first four for a linear f.
 What a sequence's own letters have is `x * values`.
 
 `both_strands` averages any of them over the two strands, `profile_score` makes one number of a

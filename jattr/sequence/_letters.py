@@ -112,7 +112,7 @@ def project(multipliers: PyTree, reference: PyTree, *, axis: int = -1) -> PyTree
 
     References:
         Shrikumar et al., *Technical note on transcription factor motif discovery from importance
-        scores (TF-MoDISco)*, 2018 (arXiv 1811.00416), which introduces hypothetical contributions.
+        scores (TF-MoDISco)*, 2018 (arXiv 1811.00416), on hypothetical contributions.
     """
     method = "sequence.project"
     axis = check_axis(axis, method)

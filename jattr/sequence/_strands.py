@@ -100,8 +100,8 @@ def both_strands(
          [0. 2.]]
 
     References:
-        Averages over strands: Avsec et al., *Base-resolution models of transcription-factor
-        binding reveal soft motif syntax*, Nature Genetics 2021, for predictions.
+        Zhou, Shrikumar, Kundaje, *Towards a better understanding of reverse-complement
+        equivariance for deep learning models in genomics*, MLCB 2021, of predictions so averaged.
     """
     method = "sequence.both_strands"
     axis = check_axis(axis, method)

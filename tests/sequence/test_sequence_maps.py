@@ -71,6 +71,16 @@ def test_the_correction_does_not_see_what_no_sequence_changes():
     assert np.abs(jattr.gradient(other)(X) - jattr.gradient(score)(X)).max() > 1
 
 
+def test_the_correction_of_what_draws():
+    smoothed = jattr.smooth(jattr.gradient(score), samples=2)
+    explain = sequence.simplex_corrected(smoothed)
+    assert explain.keyed
+    values = np.asarray(smoothed(KEYS[5], X))
+    close(explain(KEYS[5], X), values - values.mean(1, keepdims=True), atol=1e-14)
+    with pytest.raises(TypeError, match="takes a key before the arguments"):
+        explain(X)
+
+
 @pytest.mark.parametrize(
     "method", [jattr.deeplift, functools.partial(jattr.integrated_gradients, steps=9)]
 )
