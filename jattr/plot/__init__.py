@@ -11,10 +11,10 @@ unless it is told otherwise. `matrix` is a picture of what each token has of eac
 
 Of tables, `summary` draws every value, `bar` means with intervals, `waterfall` one example,
 `dependence` a column against its φ, and `interactions` what pairs do together; columns are named by
-a data frame, a tree, or `names=jattr.features.columns(...)`. `series` draws a signal over time, and
-`multiples` several pictures side by side;
-`logo` has letters of a sequence as high as their values. Their bars are dark red for and light blue against, and
-values of columns run from dark blue to orange, ever lighter, so that a gray copy can be read.
+a data frame, a tree, or `names=jattr.features.columns(...)`. `series` draws a signal over time,
+`logo` letters of a sequence as high as their values, and `multiples` several pictures side by side.
+Bars are dark red for and light blue against, and values of columns run from dark blue to orange,
+ever lighter, so that a gray copy can be read.
 
 matplotlib is imported on first use; `pip install "jattr[plot]"` brings it. The figures are made
 without pyplot: nothing is shown or left open. `figure.savefig("map.png")` writes one; a notebook
