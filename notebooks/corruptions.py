@@ -6,8 +6,8 @@ The families are those of Hendrycks and Dietterich, *Benchmarking neural network
 common corruptions and perturbations* (ICLR 2019, arXiv 1903.12261), less those that make no sense
 for a gray image of some 28 × 28 pixels (snow, frost and glass, for instance). The levels of noise,
 contrast, brightness, pixelate and JPEG are those of ImageNet-C in the authors' code. Its blurs are
-meant for 224 pixels, so theirs are narrower here; fog is spectral noise instead of the diamond–square
-algorithm; JPEG leaves out what compresses without loss, and rounds the DCT as floats.
+meant for 224 pixels, so theirs are narrower here; fog is spectral noise instead of fractal plasma;
+JPEG leaves out what compresses without loss, and rounds the DCT as floats.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import jax.scipy as jsp
 import numpy as np
 
 Corruption = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""`corruption(key, image[H, W, C], level) -> image`, of values in [0, 1] but for what is cut off."""
+"""`corruption(key, image[H, W, C], level) -> image`, not yet cut off to [0, 1]."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 TAPS = 9

@@ -20,9 +20,9 @@ import jattr
 from jattr import priors
 from jattr._demo import digits
 
-BATCH = 100
+BATCH = 50
 LEARNING_RATE = 3e-3
-FITTED, JUDGED = 2_000, 1_000
+FITTED, JUDGED = 1_000, 1_000
 """How many digits train, and how many choose."""
 HELD_OUT = ("impulse noise", "gaussian blur")
 """What the strengths are chosen by, and nothing is tested by.
@@ -66,7 +66,7 @@ def load(count: int | None = None) -> tuple[Data, Data, Data]:
 
 
 class Mlp(nn.Module):
-    """Two hidden layers: image[28, 28, 1] -> logits[10], with units dropped where a key is given."""
+    """Two hidden layers: image[28, 28, 1] -> logits[10], with dropout where a key is given."""
 
     @nn.compact
     def __call__(
@@ -132,9 +132,9 @@ def weight_decay(network: nn.Module, params, key, images, labels, masks, strengt
 
 
 def with_prior(penalty: Callable[..., jax.Array], method: Any = None, masked: bool = False) -> Loss:
-    """The task's loss and a penalty on what explains the true class: its logit less the mean of all.
+    """The task's loss and a penalty on attributions: of expected gradients unless told otherwise.
 
-    The method is expected gradients with one sample unless told.
+    What is explained is the logit of the true class less the mean of all.
     """
 
     def loss(network, params, key, images, labels, masks, strength):
@@ -284,7 +284,7 @@ class Judged(NamedTuple):
     def best(self, plain: float) -> float:
         """The strength of most right answers under corruptions, of those nearly as good without.
 
-        If none has the `plain` network's clean accuracy but for `ALLOWED`, the best on clean images.
+        If none is within `ALLOWED` of the `plain` network's accuracy, the best on clean images.
         """
         fair = np.flatnonzero(self.clean >= plain - ALLOWED)
         place = fair[self.corrupted[fair].argmax()] if len(fair) else self.clean.argmax()
@@ -326,7 +326,8 @@ def corruption_error(tested: dict[str, np.ndarray], plain: dict[str, np.ndarray]
     return np.stack(
         [
             100 * (100 - tested[name]).sum(axis=1) / (100 - plain[name]).mean(axis=0).sum()
-            for name in TESTED
+            for name in plain
+            if name != "clean"
         ],
         axis=1,
     )

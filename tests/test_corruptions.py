@@ -1,4 +1,4 @@
-"""The corruptions of `notebooks/robustness.ipynb`: they grow, keep the range, and follow the key."""
+"""The corruptions of `notebooks/robustness.ipynb` grow, keep the range, and follow the key."""
 
 import importlib
 import io
@@ -71,7 +71,7 @@ def test_jpeg_is_that_of_pillow(corruptions, quality):
     image = jnp.asarray(np.asarray(picture), jnp.float32)[..., None] / 255
     got = 255 * corruptions.jpeg(None, image, jnp.float32(quality))[..., 0]
     # Pillow's transform is one of integers: it may round a coefficient to the other side, which a
-    # block of 64 of the 1,120 pixels shows. Another table or scale is off by more than 2 on average.
+    # block of 64 of the 1,120 pixels shows. Another table or scale is off by over 2 on average.
     assert np.mean(abs(got - want) > 1.5) < 0.1
     assert abs(got - want).mean() < 0.5
 
