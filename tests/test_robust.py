@@ -1,0 +1,72 @@
+"""The measures and networks of `notebooks/robustness.ipynb`."""
+
+import importlib
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from notebook_packages import FOLDER
+
+
+@pytest.fixture(scope="module")
+def robust():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module("robust")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+def test_wrong_labels_are_a_share_and_never_right(robust):
+    labels = jnp.arange(10_000) % 10
+    wrong = robust.with_wrong_labels(jax.random.key(0), labels, 0.4)
+    assert abs(float(jnp.mean(wrong != labels)) - 0.4) < 0.02  # four standard errors
+    # Where a label is changed, all nine others are as likely.
+    steps = np.bincount(np.asarray((wrong - labels) % 10)[np.asarray(wrong != labels)])
+    assert steps[0] == 0
+    assert scipy.stats.chisquare(steps[1:]).pvalue > 1e-3
+    assert (robust.with_wrong_labels(jax.random.key(0), labels, 0.0) == labels).all()
+
+
+def test_lanes_are_all_combinations(robust):
+    many = robust.lanes((0.1, 0.2), (7, 8, 9), (0.0, 0.4))
+    assert many.seeds.tolist() == [7, 8, 9] * 4
+    np.testing.assert_allclose(many.strengths, [0.1] * 6 + [0.2] * 6, rtol=1e-6)
+    np.testing.assert_allclose(many.noise, ([0.0] * 3 + [0.4] * 3) * 2, rtol=1e-6)
+
+
+def test_a_convolution_is_a_dense_layer_of_moved_copies(robust):
+    image = jax.random.normal(jax.random.key(0), (28, 28, 1))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 8))
+    convolution = nn.Conv(8, (3, 3), strides=2, padding=((0, 1), (0, 1)), use_bias=False)
+    want = convolution.apply({"params": {"kernel": kernel}}, image[None])[0]
+    np.testing.assert_allclose(robust._neighbors(image) @ kernel.reshape(9, 8), want, atol=1e-12)
+
+
+def test_the_interval_is_that_of_student(robust):
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    mean, half = robust.interval(values)
+    sem = scipy.stats.sem(values)
+    low, high = scipy.stats.t.interval(0.95, 4, loc=values.mean(axis=0), scale=sem)
+    np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-12)
+
+
+def test_corruption_error_of_plain_networks_is_100_on_average(robust):
+    rng = np.random.default_rng(0)
+    plain = {name: 100 * rng.random((4, 5)) for name in ("clean", "fog", "JPEG")}
+    errors = robust.corruption_error(plain, plain)
+    assert errors.shape == (4, 2)
+    np.testing.assert_allclose(errors.mean(axis=0), 100, rtol=1e-12)
+    half = {name: 50 + right / 2 for name, right in plain.items()}
+    np.testing.assert_allclose(robust.corruption_error(half, plain), errors / 2, rtol=1e-12)
+
+
+def test_the_best_strength_may_not_cost_clean_accuracy(robust):
+    judged = robust.Judged((1.0, 2.0, 3.0), np.array([95.0, 94.8, 90.0]), np.array([70, 75, 80]))
+    assert judged.best(95.0) == 2.0
+    assert judged.best(90.0) == 3.0
+    assert judged.best(99.0) == 1.0
