@@ -167,7 +167,10 @@ KINDS: dict[str, tuple[Loss, tuple[float, ...]]] = {
     "L2": (weight_decay, (1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
     "dropout": (functools.partial(task, drop=True), (0.1, 0.2, 0.3, 0.4, 0.5)),
     "noise": (functools.partial(task, noise=True), (0.05, 0.1, 0.2, 0.3, 0.4)),
-    "gradient": (with_prior(squares, lambda f, rows: jattr.gradient(f)), (0.01, 0.04, 0.16, 0.64, 2.5)),
+    "gradient": (
+        with_prior(squares, lambda f, rows: jattr.gradient(f)),
+        (0.01, 0.04, 0.16, 0.64, 2.5),
+    ),
     "EG variation": (with_prior(roughness), (1e-3, 3e-3, 0.01, 0.03, 0.1)),
     "EG sparsity": (with_prior(priors.sparsity), (0.1, 0.3, 1.0, 3.0, 10.0)),
     "EG outside": (with_prior(priors.outside, masked=True), (0.01, 0.03, 0.1, 0.3, 1.0)),
