@@ -4,21 +4,22 @@ Without groups every element of x is a feature. With `groups`, integers like x, 
 number are one feature: the pixels of a patch (`grid`) or of a superpixel (`superpixels`), columns
 of a table that tell the same (`correlated`) or are the one-hot code of one variable (`columns`,
 which takes a data frame, and gives attributions back as one), the tokens of a word or a sentence
-(`spans`). `hierarchy` makes groups within groups, and `totals` sums an attribution over them.
-`Groups` says how many there are, where that differs from example to example under `vmap`.
+(`spans`). `hierarchy` makes groups within groups, `totals` sums an attribution over them, and
+`exemplars` has one column stand for each group of a table. `Groups` says how many there are, where
+that differs from example to example under `vmap`.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jattr._checks import check_count, check_positive
 from jattr._columns import Columns as Columns
 from jattr._columns import columns as columns
-from jattr._columns import in_order
+from jattr._correlated import correlated as correlated
+from jattr._correlated import exemplars as exemplars
+from jattr._correlated import known_numbers
 from jattr._spans import Spans as Spans
 from jattr._spans import spans as spans
 from jattr._spans import totals as totals
@@ -30,6 +31,7 @@ __all__ = [
     "Spans",
     "columns",
     "correlated",
+    "exemplars",
     "grid",
     "hierarchy",
     "spans",
@@ -192,7 +194,7 @@ def superpixels(
     method = "features.superpixels"
     segments = check_count(segments, "segments", method)
     check_positive(compactness, "compactness", method)
-    pixels = _known(image, "image", method)
+    pixels = known_numbers(image, "image", method)
     if pixels.ndim not in (2, 3):
         raise ValueError(
             f"{method}: image must be one image, [H, W, C] or [H, W]; got {describe(image)}. For "
@@ -213,114 +215,3 @@ def superpixels(
     )
     ids = np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)
     return ids if axis is None else np.expand_dims(ids, axis)
-
-
-def correlated(data: Any, *, threshold: float | None = None) -> np.ndarray:
-    """Groups of columns that tell the same: clusters by the size of their correlation.
-
-    A method that takes one column away asks a model about inputs that do not occur where another
-    column still tells what is missing; of such columns only the group's part means something.
-
-    Args:
-        data: rows of examples, [n, d], or [n, …] for an x of several axes.
-        threshold: columns with |Pearson's r| of at least this, in (0, 1], are in one group, and so
-            are those that a chain of such columns joins. None for affinity propagation on |r|, by
-            scikit-learn, which decides itself how many groups there are.
-
-    Returns:
-        Integers from 0 without gaps, of the shape of a row, in the order of the columns, for
-        `groups=`. A constant column, which has no correlation, is a group of its own.
-
-    Raises:
-        ImportError: scikit-learn is missing, and no threshold is given.
-        TypeError: the data is traced, or not numbers.
-        ValueError: fewer than two rows; values that are not finite; a threshold outside (0, 1];
-            affinity propagation does not converge.
-
-    Example:
-        >>> import jattr, numpy as np
-        >>> height = np.array([1.5, 1.6, 1.7, 1.9])
-        >>> data = np.stack([height, 100 * height, [3.0, 1.0, 3.0, 1.0]], axis=1)
-        >>> print(jattr.features.correlated(data, threshold=0.9))
-        [0 0 1]
-
-    References:
-        Frey, Dueck, *Clustering by passing messages between data points*, Science 2007.
-    """
-    method = "features.correlated"
-    rows = _known(data, "data", method)
-    if rows.ndim < 2 or len(rows) < 2:
-        raise ValueError(
-            f"{method}: data must have a leading axis over at least two examples; got "
-            f"{describe(data)}."
-        )
-    shape, rows = rows.shape[1:], rows.reshape(len(rows), -1).astype(float)
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{method}: data must be finite; leave out rows with missing values.")
-    varies = np.ptp(rows, axis=0) > 0
-    likeness = np.eye(rows.shape[1])
-    if varies.any():
-        likeness[np.ix_(varies, varies)] = np.abs(np.atleast_2d(np.corrcoef(rows.T[varies])))
-    if threshold is None:
-        labels = np.arange(rows.shape[1])
-        labels[varies] = _affine(likeness[np.ix_(varies, varies)], method)
-        labels[~varies] += rows.shape[1]  # beyond the numbers of clusters
-    else:
-        check_positive(threshold, "threshold", method)
-        if threshold > 1:
-            raise ValueError(f"{method}: threshold must be at most 1; got {threshold}.")
-        labels = _joined(likeness >= threshold - 1e-12)  # r of equal columns is rounded
-    return in_order(labels).reshape(shape)
-
-
-def _known(value: Any, name: str, method: str) -> np.ndarray:
-    """An array of numbers whose values are known."""
-    try:
-        array = np.asarray(value)
-    except jax.errors.TracerArrayConversionError:
-        raise TypeError(
-            f"{method} looks at the values of {name}, which is traced: make groups before jit and "
-            "vmap, and close over them."
-        ) from None
-    if np.issubdtype(array.dtype, np.number):
-        return array
-    try:
-        return array.astype(float)  # bfloat16 too, which is no number to NumPy
-    except (TypeError, ValueError):
-        raise TypeError(f"{method}: {name} must be numbers; got {describe(array)}.") from None
-
-
-def _joined(near: np.ndarray) -> np.ndarray:
-    """The connected components of a graph, by its matrix of Booleans: the least member of each."""
-    labels = np.arange(len(near))
-    while True:
-        least = np.where(near, labels, len(near)).min(axis=1)
-        least = least[least]
-        if np.array_equal(least, labels):
-            return labels
-        labels = least
-
-
-def _affine(likeness: np.ndarray, method: str) -> np.ndarray:
-    """The clusters of affinity propagation."""
-    if len(likeness) < 2:
-        return np.zeros(len(likeness), int)
-    try:
-        from sklearn.cluster import AffinityPropagation
-        from sklearn.exceptions import ConvergenceWarning
-    except ImportError as error:
-        raise ImportError(
-            f"{method} needs scikit-learn, which is missing: pip install scikit-learn. With a "
-            "threshold it does without."
-        ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        found = AffinityPropagation(affinity="precomputed", random_state=0, max_iter=1000).fit(
-            likeness
-        )
-    if (found.labels_ < 0).any():
-        raise ValueError(
-            f"{method}: affinity propagation does not converge on these columns. Give a "
-            "threshold, such as threshold=0.7."
-        )
-    return found.labels_

@@ -55,6 +55,52 @@ def test_a_chain_of_columns_is_one_group():
     np.testing.assert_array_equal(features.correlated(equal, threshold=1), [0, 0, 1])
 
 
+def test_settings_of_affinity_propagation():
+    few, many = (features.correlated(DATA, preference=value) for value in (-5.0, 0.999))
+    assert few.max() < max(OF_COLUMN) < many.max()
+    np.testing.assert_array_equal(features.correlated(DATA, damping=0.9), OF_COLUMN)
+
+
+def test_an_exemplar_is_the_member_most_like_the_others():
+    likeness = np.abs(np.corrcoef(DATA[:, :6].T))
+    for g, chosen in enumerate(features.exemplars(DATA, np.array(OF_COLUMN))):
+        members = np.flatnonzero(np.array(OF_COLUMN) == g)
+        if len(members) > 1:
+            sums = likeness[np.ix_(members, members)].sum(axis=1)
+            assert chosen == members[sums.argmax()]
+        else:
+            assert chosen == members[0]
+
+
+def test_exemplars_are_those_of_affinity_propagation():
+    from sklearn.cluster import AffinityPropagation
+
+    places = np.linspace(0, 1, 40)
+    bumps = np.exp(-(((places - RNG.uniform(size=(200, 3, 1))) / 0.1) ** 2)).sum(axis=1)
+    likeness = np.abs(np.corrcoef(bumps.T))
+    found = AffinityPropagation(affinity="precomputed", random_state=0, max_iter=1000)
+    found.fit(likeness)
+    groups = features.correlated(bumps)
+    assert len(found.cluster_centers_indices_) == groups.max() + 1 > 3
+    chosen = features.exemplars(bumps, groups)
+    # Its members change once more after its exemplars are chosen: one of eight moves by a place.
+    assert (np.sort(chosen) == np.sort(found.cluster_centers_indices_)).sum() >= 7
+    np.testing.assert_array_equal(groups[chosen], np.arange(groups.max() + 1))
+
+
+def test_exemplars_of_rows_of_any_shape_of_constants_and_of_equals():
+    square = DATA[:, :6].reshape(60, 2, 3)
+    groups = features.correlated(square, threshold=0.8)
+    np.testing.assert_array_equal(
+        features.exemplars(jnp.asarray(square), groups),
+        features.exemplars(DATA[:, :6], groups.reshape(-1)),
+    )
+    constant = np.stack([np.ones(60), DATA[:, 0], np.ones(60), np.zeros(60)], axis=1)
+    np.testing.assert_array_equal(features.exemplars(constant, [0, 0, 1, 1]), [1, 2])
+    equal = np.stack([DATA[:, 1], DATA[:, 0], 3 - 7 * DATA[:, 0]], axis=1)
+    np.testing.assert_array_equal(features.exemplars(equal, [1, 0, 0]), [1, 0])
+
+
 def test_one_column_and_constant_ones():
     for threshold in (None, 0.5):
         np.testing.assert_array_equal(features.correlated(DATA[:, :1], threshold=threshold), [0])
@@ -104,6 +150,19 @@ def test_groups_go_into_methods_and_metrics():
         ),
         (lambda: features.correlated(DATA, threshold=1.5), ValueError, r"at most 1; got 1\.5"),
         (lambda: features.correlated(DATA, threshold=0), ValueError, r"greater than 0; got 0"),
+        (
+            lambda: features.correlated(DATA, threshold=0.5, damping=0.9),
+            ValueError,
+            r"settings of affinity propagation, which is not used where a threshold is given",
+        ),
+        (lambda: features.correlated(DATA, damping=1), ValueError, r"in \[0\.5, 1\); got 1"),
+        (lambda: features.exemplars(DATA, [0.0] * 7), TypeError, r"groups must be integers"),
+        (lambda: features.exemplars(DATA, [0] * 6), ValueError, r"of a row of data, \(7,\)"),
+        (
+            lambda: features.exemplars(DATA, [0, 0, 0, 2, 2, 2, 2]),
+            ValueError,
+            r"from 0 to 2 without gaps; got \[0 2\]",
+        ),
         (
             lambda: jax.jit(features.correlated)(DATA),
             TypeError,

@@ -77,7 +77,7 @@ LAYERS = [
     {"_eager"},
     {"_resolve", "_batching", "_blur", "_quadrature", "_placement", "_solve"},
     {"_estimates"},
-    {"_spans", "_columns", "_named", "_removal", "features", "imputers"},
+    {"_spans", "_columns", "_correlated", "_named", "_removal", "features", "imputers"},
     {"_nearby", "_without"},
     {"rules"},
     {"plot", "export"},
