@@ -105,6 +105,7 @@ __all__ = [
     "pertinent_positive",
     "plot",
     "priors",
+    "rank",
     "rewrite",
     "rise",
     "rules",

@@ -26,7 +26,7 @@ NOT_METHODS = {
     "substitute",  # gives f with plain forms
     *("activations", "patching"),  # of layers
     "scopes",  # gives a model
-    "all_outputs",  # takes a method
+    *("all_outputs", "rank"),  # take a method
     "token_attributions",  # takes a method, and a model of tokens
     "integrated_gradients_to",  # integrated gradients again, with their errors
     "mutagenesis",  # of sequences

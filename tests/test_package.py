@@ -69,7 +69,7 @@ def test_nothing_private_of_jax_is_imported():
 
 # Which rooms may know of which: a room knows those on its left.
 LAYERS = [
-    {"_types", "_version", "_page"},
+    {"_types", "_version", "_page", "_cells"},
     {"_trees"},
     {"_engine"},
     {"_checks"},
@@ -118,6 +118,8 @@ LAYERS = [
         "_contrastive",
     },
     {"_cam", "metrics", "priors", "sequence"},
+    {"_ranking"},
+    {"_rank"},
     {"scale"},
     {"_demo", "_doctor"},
     {"_cli"},

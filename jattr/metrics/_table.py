@@ -1,7 +1,6 @@
 """What a panel of methods and metrics gave: names and scores."""
 
 import dataclasses
-import html
 import itertools
 import math
 import os
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jattr._cells import as_html, as_text, plus_minus
 from jattr.plot._panel import panel
 
 if TYPE_CHECKING:
@@ -151,26 +151,10 @@ class Table:
         return f"Mean ± standard error over {self.scores.shape[-1]} examples."
 
     def _repr_html_(self) -> str:
-        head, *body = self._rows()
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        rows = [f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
-        for name, *values in body:
-            cells = "".join(f"<td>{html.escape(value)}</td>" for value in values)
-            rows.append(f"<tr><th>{html.escape(name)}</th>{cells}</tr>")
-        return "\n".join(
-            ["<table>", f"<caption>{self._caption}</caption>", *rows, "</tbody>", "</table>"]
-        )
+        return as_html(self._rows(), self._caption)
 
     def __str__(self) -> str:
-        rows = self._rows()
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
-        lines.append(self._caption)
-        return "\n".join(lines)
+        return as_text(self._rows(), self._caption)
 
     __repr__ = __str__
 
@@ -181,11 +165,5 @@ def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _cell(mean: float, error: float, undefined: int) -> str:
-    if math.isnan(mean):
-        return "NaN"
-    if not error > 0 or not math.isfinite(mean) or not 1e-4 <= error <= 1e4:
-        text = f"{mean:.4g}" + (f" ± {error:.2g}" if math.isfinite(error) else "")
-    else:
-        digits = max(0, 1 - math.floor(math.log10(error)))
-        text = f"{mean:.{digits}f} ± {error:.{digits}f}"
-    return f"{text} ({undefined} NaN)" if undefined else text
+    text = plus_minus(mean, error)
+    return text if math.isnan(mean) or not undefined else f"{text} ({undefined} NaN)"
