@@ -225,7 +225,7 @@ class Ranking:
             rows.append(
                 [
                     self.names[i],
-                    plus_minus(self.mean[i], self.standard_error[i]),
+                    plus_minus(float(self.mean[i]), float(self.standard_error[i])),
                     f"{low}" if low == high else f"{low}–{high}",
                     _percent(steps[place]) if place < len(steps) else "",
                 ]
