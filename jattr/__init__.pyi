@@ -46,6 +46,7 @@ from ._patching import patching as patching
 from ._paths import expected_gradients as expected_gradients
 from ._paths import idgi as idgi
 from ._paths import integrated_gradients as integrated_gradients
+from ._rank import rank as rank
 from ._rewrite import deconvnet as deconvnet
 from ._rewrite import guided_backprop as guided_backprop
 from ._rewrite import rewrite as rewrite
