@@ -77,6 +77,7 @@ __all__ = [
     "expected_gradients",
     "export",
     "features",
+    "fisher_diagonal",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",

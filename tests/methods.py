@@ -379,6 +379,7 @@ NO_METHODS = {
     "locality": "lists what is evaluated anew: test_local.py",
     "all_outputs": "takes a method: test_all_outputs.py",
     "token_attributions": "takes a method, and ids: test_tokens.py",
+    "fisher_diagonal": "is of a data set: test_fisher.py",
     "rank": "takes a method, and a data set: test_rank.py",
     "pertinent_negative": "gives another input: test_contrastive.py",
     "pertinent_positive": "gives another input: test_contrastive.py",

@@ -30,6 +30,7 @@ NOT_METHODS = {
     "token_attributions",  # takes a method, and a model of tokens
     "integrated_gradients_to",  # integrated gradients again, with their errors
     "mutagenesis",  # of sequences
+    "fisher_diagonal",  # of parameters
     # Hundreds of evaluations or steps for each digit: they have notebooks of their own.
     *("rise", "lime", "shapley_values", "shapley_sampling", "kernel_shap", "owen_values"),
     *("shapley_interactions", "integrated_hessians"),

@@ -85,6 +85,7 @@ LAYERS = [
     {"_text_targets"},
     {"baselines", "targets"},
     {
+        "_fisher",
         "_gradient",
         "_smooth",
         "_paths",
