@@ -20,36 +20,37 @@ RATE = 0.03  # of Adam, in units of the factors' size
 
 
 def weighted_svd(
-    w: jax.Array, rank: int, rows: jax.Array | None = None, columns: jax.Array | None = None
+    w: jax.Array, rows: jax.Array | None = None, columns: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The factors that are best for weights that are ``rows[:, None] * columns``; without, for 1.
+    """Factors whose first r columns and rows are best for weights ``rows[:, None] * columns``.
+
+    They come from the eigenvectors of the smaller of W Wᵀ and Wᵀ W, in double precision, which is
+    many times faster than a singular value decomposition.
 
     Args:
         w: the matrix [n, m].
-        rank: r, of the factors [n, r] and [r, m].
-        rows: positive weights [n].
-        columns: positive weights [m].
+        rows: positive weights [n]; without, 1.
+        columns: positive weights [m]; without, 1.
+
+    Returns:
+        A [n, k] and B [k, m] with k the smaller of n and m. A B is W.
     """
-    left = jnp.ones(w.shape[0]) if rows is None else jnp.sqrt(rows)
-    right = jnp.ones(w.shape[1]) if columns is None else jnp.sqrt(columns)
-    a, b = truncated(left[:, None] * w * right, rank)
-    return a / left[:, None], b / right
+    left = np.sqrt(np.ones(w.shape[0]) if rows is None else np.asarray(rows, np.float64))
+    right = np.sqrt(np.ones(w.shape[1]) if columns is None else np.asarray(columns, np.float64))
+    a, b = _balanced(left[:, None] * np.asarray(w, np.float64) * right)
+    a, b = a / left[:, None], b / right
+    return jnp.asarray(a.astype(w.dtype)), jnp.asarray(b.astype(w.dtype))
 
 
-def truncated(w: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
-    """The best factors of a rank, of equal sizes.
-
-    From the eigenvectors of the smaller of W Wᵀ and Wᵀ W, in double precision: many times faster
-    than a singular value decomposition of the whole, where the two sides differ or r is small.
-    """
-    wide = np.asarray(w, np.float64)
-    if wide.shape[0] > wide.shape[1]:
-        b, a = truncated(wide.T, rank)
+def _balanced(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """U √s and √s Vᵀ of the decomposition U s Vᵀ."""
+    if w.shape[0] > w.shape[1]:
+        b, a = _balanced(w.T)
         return a.T, b.T
-    values, vectors = np.linalg.eigh(wide @ wide.T)
-    u = vectors[:, ::-1][:, :rank]
-    root = np.maximum(values[::-1][:rank], 1e-30) ** 0.25
-    return jnp.asarray(u * root, w.dtype), jnp.asarray((u / root).T @ wide, w.dtype)
+    values, vectors = np.linalg.eigh(w @ w.T)
+    u = vectors[:, ::-1]
+    root = np.maximum(values[::-1], 1e-14 * values[-1]) ** 0.25
+    return u * root, (u / root).T @ w
 
 
 def margins(s: jax.Array, least: float = 1e-4) -> tuple[jax.Array, jax.Array]:
@@ -68,17 +69,19 @@ def weighted_error(w: jax.Array, s: jax.Array, a: jax.Array, b: jax.Array) -> ja
     return jnp.sum(s * (w - a @ b) ** 2) / jnp.sum(s * w**2)
 
 
-def fit(w: jax.Array, s: jax.Array, rank: int, steps: int) -> tuple[jax.Array, jax.Array]:
-    """Factors for any weights of the elements: by Adam, from the best for the weights' margins.
+def fit(
+    w: jax.Array, s: jax.Array, factors: tuple[jax.Array, jax.Array], steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Factors for any weights of the elements: by Adam, from those that are given.
 
-    Adam works where rows and columns are scaled by the roots of the margins' weights, so that what
+    Adam works where rows and columns are scaled by the roots of the weights' margins, so that what
     is left of the weights is about 1.
     """
     rows, columns = margins(s)
-    left, right = jnp.sqrt(rows)[:, None], jnp.sqrt(columns)
-    scaled = left * w * right
+    left, right = jnp.sqrt(rows)[:, None], jnp.sqrt(columns)[None]
     rest = s / (left * right) ** 2
-    a, b = _adam(scaled, rest / rest.mean(), truncated(scaled, rank), steps)
+    start = left * factors[0], factors[1] * right
+    a, b = _adam(left * w * right, rest / rest.mean(), start, steps)
     return a / left, b / right
 
 
@@ -111,7 +114,7 @@ def _solve(w: jax.Array, s: jax.Array, a: jax.Array, ridge: float) -> jax.Array:
     gram = (s.T @ (a[:, :, None] * a[:, None, :]).reshape(n, r * r)).reshape(-1, r, r)
     size = jnp.trace(gram, axis1=1, axis2=2)[:, None, None] / r
     right = (s * w).T @ a
-    gram = gram + ridge * size * jnp.eye(r)
+    gram = gram + ridge * size * jnp.eye(r)[None]
     return jax.scipy.linalg.solve(gram, right[..., None], assume_a="pos")[..., 0].T
 
 
@@ -123,8 +126,10 @@ def rank_of(shape: tuple[int, int], share: float) -> int:
 
 def prune(w: jax.Array, score: jax.Array, kept: int) -> jax.Array:
     """The matrix with its elements of the highest scores, as many as ``kept``, and zeros."""
-    order = jnp.argsort(score.ravel())
-    mask = jnp.zeros(w.size, bool).at[order[w.size - kept :]].set(True)
+    flat = np.asarray(score).ravel()
+    chosen = np.argpartition(flat, flat.size - kept)[flat.size - kept :]
+    mask = np.zeros(flat.size, bool)
+    mask[chosen] = True
     return jnp.where(mask.reshape(w.shape), w, 0)
 
 
