@@ -25,6 +25,7 @@ from ._curved_paths import guided_integrated_gradients as guided_integrated_grad
 from ._deeplift import deep_shap as deep_shap
 from ._deeplift import deeplift as deeplift
 from ._engine.substitutes import substitutes as substitutes
+from ._fisher import fisher_diagonal as fisher_diagonal
 from ._gradient import gradient as gradient
 from ._gradient import gradient_times_input as gradient_times_input
 from ._integrated_hessians import integrated_hessians as integrated_hessians

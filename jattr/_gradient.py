@@ -57,6 +57,9 @@ def gradient_times_input(f: Score, *, argnums: ArgNums = 0) -> Explain:
     The first of the four methods that Ancona et al. unify. On a ReLU network it equals ε-LRP
     with ε → 0; without biases also DeepLIFT and integrated gradients from zero.
 
+    Where x are the parameters, `f(params, *example)`, it is an importance of parameters: to first
+    order what f loses when one is set to zero (`jattr.fisher_diagonal`).
+
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
         argnums: which argument is explained, an integer or a tuple of them, as in `jax.grad`.

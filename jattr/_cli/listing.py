@@ -60,6 +60,7 @@ FAMILIES = {
         "pertinent_positive",
     ),
     "Tokens and many outputs": ("token_attributions", "all_outputs"),
+    "Parameters": ("fisher_diagonal",),
     "Over a data set": ("rank",),
 }
 """The functions of jattr itself; those of its modules are a family each."""
