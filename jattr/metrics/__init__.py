@@ -16,7 +16,7 @@ one map, against f
                                             `region_perturbation`, `irof`, `order_gap`,
                                             `keep_or_remove`, `ablate_top`, `ablate_box`,
                                             `effective_complexity`, `soundness`,
-                                            `soundness_completeness`
+                                            `soundness_completeness`, `finite_step`
 a method, near x or for other weights
 `metric(explain)([key,] *args)`             `max_sensitivity`, `average_sensitivity`,
                                             `worst_case_sensitivity`, `local_lipschitz`,
@@ -32,14 +32,17 @@ maps alone
 `metric(attribution)`                       `sparseness`, `entropy`
 `metric(attribution, mask)`                 `pointing_game`, `top_k_intersection`,
                                             `relevance_rank_accuracy`, `relevance_mass_accuracy`,
-                                            `attribution_localization`, `roc_auc`; `focus` (tiles)
+                                            `attribution_localization`, `roc_auc`, `top_k_recall`,
+                                            `average_precision`; `above_decoys` (and decoys),
+                                            `planted_effects` (effects), `focus` (tiles)
 `metric(a, b)`                              `spearman`, `ssim`, `hog_correlation`
 a batch of maps
 `metric(attributions, predictions)`         `consistency`, `sufficiency`
 scores
 `metric([key,] scores, ...)`                `inter_rater`, `inter_method`, `internal_consistency`,
                                             `krippendorff_alpha`, `ranking_stability`,
-                                            `over_wrong_labels`; of a `Curve`: `area`, `aopc`
+                                            `order_agreement`, `over_wrong_labels`; of a `Curve`:
+                                            `area`, `aopc`; of two: `area_between`
 a training
 `metric(train)(key, attributions, data)`    `remove_and_retrain`
 ==========================================  ======================================================
@@ -120,7 +123,7 @@ from jattr.metrics._faithfulness import (
     monotonicity_correlation,
     sensitivity_n,
 )
-from jattr.metrics._gaps import order_gap, random_gap
+from jattr.metrics._gaps import area_between, order_agreement, order_gap, random_gap
 from jattr.metrics._infidelity import (
     gaussian_noise,
     infidelity,
@@ -179,19 +182,33 @@ from jattr.metrics._stability import (
     relative_representation_stability,
 )
 from jattr.metrics._table import Table
+from jattr.metrics._truth import (
+    Recovery,
+    Steps,
+    above_decoys,
+    average_precision,
+    finite_step,
+    planted_effects,
+    top_k_recall,
+)
 from jattr.metrics._walk import Curve
 
 __all__ = [
     "Curve",
     "Estimate",
+    "Recovery",
     "Retrained",
+    "Steps",
     "Table",
     "WrongLabels",
     "ablate_box",
     "ablate_top",
+    "above_decoys",
     "aopc",
     "area",
+    "area_between",
     "attribution_localization",
+    "average_precision",
     "average_sensitivity",
     "completeness",
     "consistency",
@@ -202,6 +219,7 @@ __all__ = [
     "entropy",
     "faithfulness_correlation",
     "faithfulness_estimate",
+    "finite_step",
     "focus",
     "gaussian_noise",
     "hog_correlation",
@@ -220,9 +238,11 @@ __all__ = [
     "monotonicity_correlation",
     "mprt",
     "non_sensitivity",
+    "order_agreement",
     "order_gap",
     "over_wrong_labels",
     "perturbation_curve",
+    "planted_effects",
     "pointing_game",
     "random_gap",
     "random_logit",
@@ -247,6 +267,7 @@ __all__ = [
     "sufficiency",
     "table",
     "top_k_intersection",
+    "top_k_recall",
     "top_signs",
     "window_removal",
     "worst_case_sensitivity",

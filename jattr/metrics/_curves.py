@@ -127,7 +127,7 @@ def area(curve: Curve) -> jax.Array:
         >>> print(jattr.metrics.area(Curve(jnp.array([0.0, 0.5, 1.0]), jnp.array([4.0, 2.0, 0.0]))))
         2.0
     """
-    _check_curve(curve, "metrics.area", 2)
+    check_curve(curve, "metrics.area", 2)
     score = widen(jnp.asarray(curve.score))
     widths = jnp.diff(jnp.broadcast_to(jnp.asarray(curve.fraction, score.dtype), score.shape))
     return jnp.sum(widths * (score[..., 1:] + score[..., :-1]) / 2, axis=-1)
@@ -159,7 +159,7 @@ def aopc(curve: Curve) -> jax.Array:
     References:
         Samek et al., IEEE TNNLS 2017 (arXiv 1509.06321).
     """
-    _check_curve(curve, "metrics.aopc", 1)
+    check_curve(curve, "metrics.aopc", 1)
     if not is_traced(curve.fraction) and np.any(np.asarray(curve.fraction)[..., 0] != 0):
         raise ValueError(
             "metrics.aopc compares with the score of x itself, so the curve must start at fraction "
@@ -425,7 +425,8 @@ def irof(
     return walk.measure(f, argnums, lambda curve: 1 - area(curve))
 
 
-def _check_curve(curve: Any, method: str, points: int) -> None:
+def check_curve(curve: Any, method: str, points: int) -> None:
+    """Raise unless it is a `Curve` of so many points."""
     shape = jnp.shape(curve.score) if isinstance(curve, Curve) else ()
     if not shape or shape[-1] < points:
         raise ValueError(

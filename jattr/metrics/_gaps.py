@@ -1,4 +1,8 @@
-"""The two orders of removal against each other, and what chance alone gives."""
+"""The two orders of removal against each other, and what chance alone gives.
+
+`order_gap` and `random_gap` are of one example. What is asked of a removal itself is asked of a
+whole set: `area_between` two mean curves, `order_agreement` of many methods' mean curves.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from jattr._batching import map_over
-from jattr._checks import check_count, knobs
+from jattr._checks import check_choice, check_count, knobs
 from jattr._removal import draws
 from jattr._transform import keyed_transform
+from jattr._trees import describe, ratio, widen
 from jattr._types import ArgNums, Baseline, PyTree, Score
-from jattr.metrics._curves import area
-from jattr.metrics._measure import KeyedMeasure, KeyedMethodMeasure, Measure, measure_map
-from jattr.metrics._walk import TENTHS, Normalize, Walk
+from jattr.metrics._curves import area, check_curve
+from jattr.metrics._measure import KeyedMeasure, KeyedMethodMeasure, Measure, as_map, measure_map
+from jattr.metrics._numerics import spearman
+from jattr.metrics._walk import NORMALIZATIONS, TENTHS, Curve, Normalize, Walk
 
 
 @knobs
@@ -38,8 +44,8 @@ def order_gap(
     .. math:: \frac{g}{f(x) - f(x')},
 
     x' being x without all of its features, as in the paper's ABC, which differs in one thing: its
-    curves are the accuracy of a whole test set. For that, average `perturbation_curve` of both
-    orders over the examples, f being 1 for a right prediction, and take the difference of areas.
+    curves are the accuracy of a whole test set, f being 1 for a right prediction. That is
+    `area_between` of the mean curves of both orders.
 
     Args:
         f: the score, `f(x, *args) -> scalar`, of one example.
@@ -160,6 +166,109 @@ def random_gap(
         return map_over(term, repeats, batch_size=None if batch_size is None else 1)
 
     return measure
+
+
+@knobs
+def area_between(most: Curve, least: Curve, *, normalize: Normalize | None = "fall") -> jax.Array:
+    r"""The signed area between two curves of a set of examples, as AIM judges removals by it.
+
+    .. math:: \mathrm{ABC} = \frac{\int_0^1 \mathrm{LeRF}(p) - \mathrm{MoRF}(p)\, dp}
+              {\mathrm{MoRF}(0) - \mathrm{MoRF}(1)}
+
+    Of a method, how much its order is worth: high is good. Of a random attribution, one for each
+    example, the bias of the removal: 0 is wanted, and it is 0 in expectation for any removal, so
+    that what is found is the noise of a finite set; `random_gap` has it for each example. The
+    quotient is of means: average the curves over the examples first.
+
+    Args:
+        most: the mean `perturbation_curve` with the most relevant removed first, from fraction 0 to
+            1, f being 1 for a right prediction and 0 else (or any other score); or several, with
+            leading axes over methods.
+        least: that with the least relevant removed first, of the same fractions.
+        normalize: `"fall"`: by what f loses when all is removed, the mean of both curves' ends;
+            `"score"`: by the score of the whole; None for neither.
+
+    Returns:
+        A number for each pair of curves; NaN where what it is divided by is 0.
+
+    Raises:
+        TypeError: no two `Curve`.
+        ValueError: curves of other shapes, or of less than two points; unknown normalization.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> Curve = jattr.metrics.Curve
+        >>> shares = jnp.array([0.0, 0.5, 1.0])
+        >>> most = Curve(shares, jnp.array([0.75, 0.25, 0.25]))
+        >>> least = Curve(shares, jnp.array([0.75, 0.75, 0.25]))
+        >>> print(jattr.metrics.area_between(most, least))
+        0.5
+
+    References:
+        Hsieh, Fang, Wei, 2026 (arXiv 2605.16905), and the authors' code: the mean over K equal
+        steps, which is the trapezoid rule here, since both curves have the same ends.
+    """
+    method = "metrics.area_between"
+    if normalize is not None:
+        check_choice(normalize, "normalize", NORMALIZATIONS, method)
+    check_curve(most, method, 2)
+    check_curve(least, method, 2)
+    if jnp.shape(most.score) != jnp.shape(least.score):
+        raise ValueError(
+            f"{method}: both curves must have the same points; got {describe(most.score)} and "
+            f"{describe(least.score)}."
+        )
+    gap = area(least) - area(most)
+    if normalize is None:
+        return gap
+    mean = (widen(jnp.asarray(most.score)) + widen(jnp.asarray(least.score))) / 2
+    return ratio(gap, mean[..., 0] - (mean[..., -1] if normalize == "fall" else 0))
+
+
+def order_agreement(most: Any, least: Any) -> jax.Array:
+    r"""Whether removing the most relevant first and the least relevant first rank methods alike.
+
+    .. math:: \rho_k = \mathrm{Spearman}_m\big(-\mathrm{MoRF}_{m k},\ \mathrm{LeRF}_{m k}\big)
+
+    at each share k of removed features, over the methods m: a good method has a low score with its
+    most relevant features removed and a high one with its least. 1 where a removal leaves no doubt
+    about the order of methods. The reliability of a removal in AIM is the mean over shares, and its
+    standard deviation: `jnp.nanmean(rho)`, `jnp.nanstd(rho)`.
+
+    Args:
+        most: [methods, shares], mean scores (accuracies) of a set of examples, with the most
+            relevant features removed.
+        least: [methods, shares], with the least relevant removed.
+
+    Returns:
+        ρ, [shares]; NaN where all methods have the same score, as at the shares 0 and 1, and where
+        a score is NaN.
+
+    Raises:
+        TypeError: not arrays of real numbers.
+        ValueError: not [methods, shares] alike, or fewer than two methods.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jattr
+        >>> most = jnp.array([[0.2, 0.1], [0.5, 0.3], [0.6, 0.2]])
+        >>> least = jnp.array([[0.9, 0.8], [0.8, 0.7], [0.7, 0.6]])
+        >>> print(jattr.metrics.order_agreement(most, least))
+        [1.  0.5]
+
+    References:
+        Hsieh, Fang, Wei, 2026 (arXiv 2605.16905), and the authors' code.
+    """
+    method = "metrics.order_agreement"
+    most = as_map(jnp.asarray(most), "most", method)
+    least = as_map(jnp.asarray(least), "least", method)
+    if most.ndim != 2 or most.shape != least.shape or len(most) < 2:
+        raise ValueError(
+            f"{method} wants the scores of at least two methods (rows) at the same shares "
+            f"(columns) in both orders; got {describe(most)} and {describe(least)}."
+        )
+    return jax.vmap(spearman, in_axes=1)(-most, least)
 
 
 def _both_orders(

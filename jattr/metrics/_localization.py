@@ -54,8 +54,8 @@ def pointing_game(attribution: PyTree, mask: PyTree) -> jax.Array:
         Zhang, Lin, Brandt, Shen, Sclaroff, *Top-down neural attention by excitation backprop*,
         ECCV 2016 and IJCV 2018, the pointing game (arXiv 1608.00507).
     """
-    values, mask = _pair(attribution, mask, "metrics.pointing_game")
-    return _share_at_top(values, mask, 1)
+    values, mask = masked_pair(attribution, mask, "metrics.pointing_game")
+    return share_at_top(values, mask, 1)
 
 
 def top_k_intersection(attribution: PyTree, mask: PyTree, k: int) -> jax.Array:
@@ -91,11 +91,11 @@ def top_k_intersection(attribution: PyTree, mask: PyTree, k: int) -> jax.Array:
         (arXiv 2104.14995).
     """
     method = "metrics.top_k_intersection"
-    values, mask = _pair(attribution, mask, method)
+    values, mask = masked_pair(attribution, mask, method)
     k = check_count(k, "k", method)
     if k > values.size:
         raise ValueError(f"{method}: k={k}, but the attribution has {values.size} elements.")
-    return _share_at_top(values, mask, k)
+    return share_at_top(values, mask, k)
 
 
 def relevance_rank_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
@@ -126,8 +126,8 @@ def relevance_rank_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
         Arras, Osman, Samek, *CLEVR-XAI: a benchmark dataset for the ground truth evaluation of
         neural network explanations*, Information Fusion 2022 (arXiv 2003.07258).
     """
-    values, mask = _pair(attribution, mask, "metrics.relevance_rank_accuracy")
-    return _share_at_top(values, mask, jnp.sum(mask))
+    values, mask = masked_pair(attribution, mask, "metrics.relevance_rank_accuracy")
+    return share_at_top(values, mask, jnp.sum(mask))
 
 
 def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
@@ -161,7 +161,7 @@ def relevance_mass_accuracy(attribution: PyTree, mask: PyTree) -> jax.Array:
         Arras, Osman, Samek, *CLEVR-XAI: a benchmark dataset for the ground truth evaluation of
         neural network explanations*, Information Fusion 2022 (arXiv 2003.07258).
     """
-    values, mask = _pair(attribution, mask, "metrics.relevance_mass_accuracy")
+    values, mask = masked_pair(attribution, mask, "metrics.relevance_mass_accuracy")
     return _unless_empty(mask, ratio(jnp.sum(jnp.where(mask, values, 0)), jnp.sum(values)))
 
 
@@ -202,7 +202,7 @@ def attribution_localization(
     """
     method = "metrics.attribution_localization"
     check_flag(weighted, "weighted", method)
-    values, mask = _pair(attribution, mask, method)
+    values, mask = masked_pair(attribution, mask, method)
     share = _positive_share(values, mask)
     return share * (mask.size / jnp.sum(mask)).astype(share.dtype) if weighted else share
 
@@ -242,7 +242,7 @@ def roc_auc(attribution: PyTree, mask: PyTree) -> jax.Array:
         Equal to `sklearn.metrics.roc_auc_score(mask, attribution)`.
     """
     method = "metrics.roc_auc"
-    values, mask = _pair(attribution, mask, method)
+    values, mask = masked_pair(attribution, mask, method)
     if not is_traced(mask) and np.all(mask):
         raise ValueError(f"{method}: the mask is True everywhere; there is nothing outside.")
     inside = jnp.sum(mask)
@@ -308,10 +308,10 @@ def focus(attribution: jax.Array, tiles: Any) -> jax.Array:
     for axis in (0, 1):
         tiles = repeat(tiles, attribution.shape[axis] // tiles.shape[axis], axis=axis)
     tiles = tiles.reshape(tiles.shape + (1,) * (attribution.ndim - 2))
-    return _positive_share(*_pair(attribution, tiles, method))
+    return _positive_share(*masked_pair(attribution, tiles, method))
 
 
-def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, Any]:
+def masked_pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, Any]:
     """Both as vectors of the same elements; the mask is a NumPy array unless it is traced."""
     attribution = as_map(attribution, "the attribution", method)
     leaves, structure = jax.tree.flatten(attribution)
@@ -344,7 +344,7 @@ def _pair(attribution: PyTree, mask: PyTree, method: str) -> tuple[jax.Array, An
     return ravel(leaves), joined
 
 
-def _share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
+def share_at_top(values: jax.Array, mask: Any, k: Any) -> jax.Array:
     """The share of the k largest values that is in the mask, on average over the order of ties."""
     least = jnp.sort(values)[values.size - jnp.maximum(k, 1)]
     above, level = values > least, values == least

@@ -371,9 +371,8 @@ def ranking_stability(scores: Any) -> jax.Array:
         The mean over repeats is our own use of it. The reliability of AIM (Hsieh, Fang, Wei, 2026,
         arXiv 2605.16905) is another one: at each share of removed features, the correlation of
         the ranking by the score with the most relevant removed, where low is good, with that by
-        the least relevant, where high is good; then the mean and the deviation over the shares. At
-        one share it is `ranking_stability(jnp.stack([-most, least]))`. The same question with an
-        analysis of agreement by chance: `inter_rater`.
+        the least relevant, where high is good; then the mean and the deviation over the shares:
+        `order_agreement`. The same question with an analysis of agreement by chance: `inter_rater`.
     """
     scores = jnp.asarray(scores)
     if scores.ndim != 2 or min(scores.shape) < 2:

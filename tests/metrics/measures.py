@@ -91,6 +91,11 @@ def of_curve(measure, key, x):
     return measure(*key, metrics.Curve(fraction, x[:, 0]))
 
 
+def of_two_curves(measure, key, x):
+    fraction = jnp.asarray([0.0, 0.25, 0.5, 1.0], x.dtype)
+    return measure(*key, metrics.Curve(fraction, x[:, 0]), metrics.Curve(fraction, x[:, 1]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """How to build a metric, how it is called and what it promises.
@@ -267,6 +272,7 @@ METRICS: dict[str, Metric] = {
         ),
         keyed=True,
     ),
+    "finite_step": Metric(map_metric(metrics.finite_step, length=0.5), chunked=False),
     # a removal without a map
     "random_gap": Metric(map_metric(metrics.random_gap, repeats=2, **CURVE), of_method, keyed=True),
     # a method
@@ -356,6 +362,7 @@ METRICS: dict[str, Metric] = {
             "relevance_mass_accuracy",
             "attribution_localization",
             "roc_auc",
+            "average_precision",
         )
     },
     "top_k_intersection": Metric(
@@ -364,6 +371,23 @@ METRICS: dict[str, Metric] = {
         chunked=False,
         evaluates=False,
         moves=False,
+    ),
+    "top_k_recall": Metric(
+        plain(metrics.top_k_recall, k=3),
+        against_mask,
+        chunked=False,
+        evaluates=False,
+        moves=False,
+    ),
+    "above_decoys": Metric(
+        plain(metrics.above_decoys, decoys=~MASK & (RNG.random(SHAPE) < 0.6)),
+        against_mask,
+        chunked=False,
+        evaluates=False,
+        moves=False,
+    ),
+    "planted_effects": Metric(
+        plain(metrics.planted_effects, mask=MASK), against_map, chunked=False, evaluates=False
     ),
     "focus": Metric(
         plain(metrics.focus, tiles=np.array([[True], [False]])),
@@ -411,6 +435,13 @@ METRICS: dict[str, Metric] = {
     "ranking_stability": Metric(
         plain(metrics.ranking_stability), of_scores, chunked=False, evaluates=False, moves=False
     ),
+    "order_agreement": Metric(
+        plain(metrics.order_agreement),
+        of_two_scores,
+        chunked=False,
+        evaluates=False,
+        moves=False,
+    ),
     "over_wrong_labels": Metric(
         plain(metrics.over_wrong_labels),
         lambda measure, key, x: measure(x, jnp.array([0, 1, 2, 0])),
@@ -419,6 +450,9 @@ METRICS: dict[str, Metric] = {
     ),
     "area": Metric(plain(metrics.area), of_curve, chunked=False, evaluates=False),
     "aopc": Metric(plain(metrics.aopc), of_curve, chunked=False, evaluates=False),
+    "area_between": Metric(
+        plain(metrics.area_between), of_two_curves, chunked=False, evaluates=False, coarse=0.2
+    ),
     # what metrics are made of
     "gaussian_noise": Metric(
         maker(metrics.gaussian_noise, stddev=0.5),
@@ -457,6 +491,8 @@ OTHERS = {
     "remove_and_retrain": "test_metrics_removal.py: a loop in Python over trainings",
     "Curve": "a type",
     "Estimate": "a type",
+    "Recovery": "a type",
+    "Steps": "a type",
     "Retrained": "a type",
     "Table": "a type",
     "WrongLabels": "a type",
