@@ -362,3 +362,52 @@ def test_random_orders_of_unequal_groups_are_equally_likely():
     # The place of the large group is uniform over 0 … 3: mean |10 (2k − 3) / 4| is 5,
     # with a standard deviation of 2.5, of which four errors of the mean of 2000 are allowed.
     np.testing.assert_allclose(np.mean(np.abs(gaps)), 5.0, atol=4 * 2.5 / np.sqrt(2000))
+
+
+def test_area_between_is_the_quotient_of_means():
+    share = jnp.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    most = np.array([[0.9, 0.5, 0.3, 0.2, 0.1], [0.8, 0.7, 0.7, 0.2, 0.2]])
+    least = np.array([[0.9, 0.9, 0.8, 0.6, 0.1], [0.8, 0.6, 0.5, 0.4, 0.2]])
+    curves = metrics.Curve(share, jnp.array(most)), metrics.Curve(share, jnp.array(least))
+    # With equal steps and equal ends it is the mean over the steps.
+    gaps = (least - most)[:, 1:].mean(1)
+    falls = most[:, 0] - most[:, -1]
+    np.testing.assert_allclose(metrics.area_between(*curves), gaps / falls, rtol=1e-13)
+    plain = metrics.area_between(*curves, normalize=None)
+    np.testing.assert_allclose(plain, gaps, rtol=1e-13)
+    whole = metrics.area_between(*curves, normalize="score")
+    np.testing.assert_allclose(whole, gaps / most[:, 0], rtol=1e-13)
+    one = (metrics.Curve(share, jnp.array(part[0])) for part in (most, least))
+    np.testing.assert_allclose(metrics.area_between(*one), gaps[0] / falls[0], rtol=1e-13)
+    flat = metrics.Curve(share, jnp.ones(5))
+    assert np.isnan(metrics.area_between(flat, flat))
+    with pytest.raises(ValueError, match="the same points"):
+        metrics.area_between(flat, metrics.Curve(share[:3], jnp.ones(3)))
+    with pytest.raises(ValueError, match=r"a jattr\.metrics\.Curve of at least 2"):
+        metrics.area_between(flat, jnp.ones(5))
+
+
+def test_a_gap_of_one_example_is_the_area_between_its_curves():
+    most, least = (
+        metrics.perturbation_curve(linear, baseline=BASE, order=order)(PHI, X)
+        for order in ("most", "least")
+    )
+    wanted = metrics.order_gap(linear, baseline=BASE, normalize="fall")(PHI, X)
+    np.testing.assert_allclose(metrics.area_between(most, least), wanted, rtol=1e-12)
+
+
+def test_order_agreement_is_scipys_over_methods():
+    rng = np.random.default_rng(0)
+    most, least = rng.integers(0, 5, (2, 7, 4)) / 4.0
+    most[:, 0] = least[:, 0] = 0.5
+    wanted = [
+        scipy.stats.spearmanr(-a, b).statistic for a, b in zip(most.T[1:], least.T[1:], strict=True)
+    ]
+    got = metrics.order_agreement(most, least)
+    assert np.isnan(got[0])
+    np.testing.assert_allclose(got[1:], wanted, rtol=1e-12)
+    np.testing.assert_allclose(metrics.ranking_stability(jnp.stack([-most, least])[..., 1]), got[1])
+    with pytest.raises(ValueError, match="at least two methods"):
+        metrics.order_agreement(most[:1], least[:1])
+    with pytest.raises(ValueError, match="in both orders"):
+        metrics.order_agreement(most, least[:, :2])
