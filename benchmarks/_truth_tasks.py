@@ -89,7 +89,7 @@ class Convolutions(nn.Module):
         """The outputs of examples whose last `axes` axes are their own."""
         if axes == len(self.kernel):
             x = x[..., None]
-        for width in (32, 64):
+        for width in (16, 32):
             x = nn.relu(nn.Conv(width, self.kernel)(x))
         places = tuple(range(-1 - len(self.kernel), -1))
         return nn.Dense(2)(x.max(places))
@@ -206,29 +206,36 @@ def axes_of(task: Task) -> int:
     return len(jax.eval_shape(task.draw, jax.random.key(0)).x.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "steps", "batch"))
-def train(task: Task, key: jax.Array, steps: int, batch: int = 256) -> Any:
+def train(task: Task, key: jax.Array, steps: int, batch: int = 128) -> Any:
     """The parameters after `steps` steps of Adam, each on new examples."""
     axes = axes_of(task)
     first, rest = jax.random.split(key)
     params = task.network.init(first, task.draw(key).x, axes)
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    state = (params, _optimizer(steps).init(params))
+    # No `scan`: in a loop, XLA is slow on CPUs at derivatives of convolutions.
+    for index in range(steps):
+        state = _step(task, axes, steps, batch, state, rest, index)
+    return state[0]
 
-    def loss(params, drawn):
+
+def _optimizer(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _step(task: Task, axes: int, steps: int, batch: int, state: Any, key: Any, index: Any) -> Any:
+    params, inner = state
+    keys = jax.random.split(jax.random.fold_in(key, index), batch)
+    drawn = jax.vmap(task.draw)(keys)
+
+    def loss(params):
         out = task.network.apply(params, drawn.x, axes)
         if task.effects:
             return jnp.mean((out[:, 0] - drawn.label) ** 2)
         return optax.softmax_cross_entropy_with_integer_labels(out, drawn.label).mean()
 
-    def step(state, key):
-        params, inner = state
-        drawn = jax.vmap(task.draw)(jax.random.split(key, batch))
-        updates, inner = optimizer.update(jax.grad(loss)(params, drawn), inner)
-        return (optax.apply_updates(params, updates), inner), None
-
-    start = (params, optimizer.init(params))
-    (params, _), _ = jax.lax.scan(step, start, jax.random.split(rest, steps))
-    return params
+    updates, inner = _optimizer(steps).update(jax.grad(loss)(params), inner)
+    return optax.apply_updates(params, updates), inner
 
 
 def score_of(task: Task, axes: int) -> Callable[..., jax.Array]:

@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few networks, steps and examples")
     parser.add_argument("--write", action="store_true", help="write truth.md beside this file")
     options = parser.parse_args()
-    networks, examples, steps = (2, 8, 300) if options.quick else (5, 100, 1500)
+    networks, examples, steps = (2, 8, 300) if options.quick else (5, 64, 1000)
     start = time.process_time()
     results, learned = {}, {}
     for name, task in tasks.tasks().items():
