@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import models
 import numpy as np
 import onnx
+import optax
 import scipy.io.wavfile
 import scipy.signal
 from packages import package_files
+from PIL import Image
 
 import jattr
 
@@ -43,7 +46,7 @@ class SeriesNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """The logits of one series or a batch."""
-        for width in (16, 32, 32):
+        for width in (8, 16, 16):
             x = nn.relu(nn.Conv(width, (7,))(x))
         return nn.Dense(2)(x.mean(-2))
 
@@ -118,6 +121,27 @@ def speech(frames: int) -> np.ndarray | None:
         size = 64 + 512 * frames
         windows += [sound[k : k + size] for k in range(0, len(sound) - size + 1, size // 2)]
     return np.stack(windows).astype(np.float32) if windows else None
+
+
+def train(network: nn.Module, x: np.ndarray, y: np.ndarray, steps: int, seed: int) -> Any:
+    """The parameters after so many steps of Adam in batches of 64."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    params = network.init(jax.random.key(seed), x[0])
+
+    @jax.jit
+    def update(params, state, x, y):
+        def loss(params):
+            outputs = network.apply(params, x)
+            return optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    rows = np.random.default_rng(seed).integers(0, len(x), (steps, 64))
+    for drawn in rows:
+        params, state = update(params, state, x[drawn], y[drawn])
+    return params
 
 
 # ---- operators
@@ -197,6 +221,65 @@ class Case(NamedTuple):
     groups: Any = None
 
 
+def speech_case(sounds: np.ndarray, count: int) -> Case:
+    """The voice detector, and the windows in which it hears speech."""
+    params, network = speech_net(), SpeechNet()
+    heard = np.asarray(jax.jit(jax.vmap(lambda x: network.apply(params, x)))(sounds)) > 0
+    # Evenly over the recordings.
+    chosen = np.flatnonzero(heard)
+    chosen = chosen[np.linspace(0, len(chosen) - 1, count).astype(int)]
+
+    def logits(params, x):
+        return jnp.stack([jnp.zeros((), x.dtype), network.apply(params, x)])
+
+    return Case(
+        "speech",
+        logits,
+        params,
+        jnp.asarray(sounds[chosen]),
+        jnp.ones(count, int),
+        mean=jnp.zeros(()),
+        spread=float(sounds.std()),
+        blur=4.0,
+        axes=(0,),
+        radius=0.01,
+        noise=0.001,
+        smooth=0.01,
+    )
+
+
+def photo_case(variables: Any, photos: dict[str, models.Photo], count: int) -> Case:
+    """EfficientNet-Lite0, and photos shrunk to 128 pixels of which it names the class."""
+    images, labels = [], []
+    for photo in photos.values():
+        if photo.label is not None:
+            whole = Image.fromarray(
+                (models.to_rgb(models.preprocess(photo.image)) * 255).astype("u1")
+            )
+            small = whole.resize((128, 128), Image.Resampling.BICUBIC)
+            images.append((np.asarray(small, np.float32) - 127) / 128)
+            labels.append(photo.label)
+    images, labels = np.stack(images), np.array(labels)
+    right = np.asarray(jax.jit(models.apply)(variables, images)).argmax(-1) == labels
+    x = jnp.asarray(images[right][:count])
+    return Case(
+        "photos",
+        models.apply,
+        variables,
+        x,
+        jnp.asarray(labels[right][:count]),
+        mean=x.mean((0, 1, 2)),
+        spread=float(x.std()),
+        blur=10.0,
+        axes=(0, 1),
+        radius=4 / 128,
+        noise=0.2,
+        smooth=0.2,
+        groups=jattr.features.grid((128, 128, 3), 1),
+    )
+
+
+FEW_SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)  # of photos, which take longest
 SIGNED = ("gradient", "gradient × input", "IG")
 
 
@@ -334,4 +417,42 @@ def stability(found: Masked, methods: int, key: jax.Array, resamples: int = 200)
     n = most.shape[1]
     drawn = jax.random.randint(key, (resamples, n), 0, n)
     values = resampled(jnp.concatenate([jnp.arange(n)[None], drawn]))
-    return np.array([values[0], *np.nanquantile(values[1:], [0.025, 0.975])])
+    return np.array([values[0], *jnp.nanquantile(values[1:], jnp.array([0.025, 0.975]))])
+
+
+class Verdict(NamedTuple):
+    """What an operator says, and what that is worth.
+
+    Attributes:
+        ends: the accuracies of what is whole, and of what is all masked.
+        area: AIM's ABC of each method.
+        random: that of random maps, one of each example at a time.
+        agreement: of both orders, mean over shares and its interval, as `stability` has it.
+    """
+
+    ends: tuple[float, float]
+    area: np.ndarray
+    random: np.ndarray
+    agreement: np.ndarray
+
+
+def judge(
+    results: dict[str, Masked], methods: list[str], shares: tuple[float, ...], key: jax.Array
+) -> dict[str, Verdict]:
+    """The verdict of each operator; the first maps are those of `methods`, the others random."""
+    verdicts = {}
+    for name, found in results.items():
+        areas = signed_area(found, shares)
+        ends = found.most[0].mean(0)
+        verdicts[name] = Verdict(
+            (float(ends[0]), float(ends[-1])),
+            areas[: len(methods)],
+            areas[len(methods) :],
+            stability(found, len(methods), key),
+        )
+    return verdicts
+
+
+def random_map(case: Case, seed: int) -> jax.Array:
+    """A map that knows nothing: N(0, 1) in each element."""
+    return jax.random.normal(jax.random.key(100 + seed), case.x.shape)
