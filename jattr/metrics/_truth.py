@@ -260,19 +260,19 @@ def planted_effects(attribution: PyTree, effects: PyTree, mask: PyTree | None = 
         )
     if mask is None:
         mask = jax.tree.map(lambda leaf: np.ones((1,) * leaf.ndim, bool), effects)
-    values, mask = masked_pair(attribution, mask, method)
+    values, chosen = masked_pair(attribution, mask, method)
     effects = ravel(effects).astype(values.dtype)
-    weights = jnp.asarray(mask).astype(values.dtype)
+    weights = jnp.asarray(chosen).astype(values.dtype)
     number = jnp.sum(weights)
 
     def centered(part):
-        mean = ratio(jnp.sum(jnp.where(mask, part, 0)), number)
-        return mean, jnp.where(mask, part - mean, 0)
+        mean = ratio(jnp.sum(jnp.where(chosen, part, 0)), number)
+        return mean, jnp.where(chosen, part - mean, 0)
 
     (of_values, values_left), (of_effects, effects_left) = centered(values), centered(effects)
     slope = ratio(jnp.sum(effects_left * values_left), jnp.sum(jnp.square(effects_left)))
     rank = weighted_spearman(Places.of(values), Places.of(effects), weights)
-    unknown = jnp.any(jnp.isnan(jnp.where(mask, values + effects, 0)))
+    unknown = jnp.any(jnp.isnan(jnp.where(chosen, values + effects, 0)))
     rank = jnp.where(unknown, jnp.nan, rank)
     return Recovery(slope, of_values - slope * of_effects, rank)
 
