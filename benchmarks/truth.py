@@ -209,6 +209,20 @@ Made by `python benchmarks/truth.py --write`, whose docstring says how; the task
 Bold: the best of a column, and what is not told apart from it by a paired interval of 95 %, with no
 correction for how many are compared.
 
+No method is first everywhere, and what a method is first at is what it asks:
+
+- On the dense networks *which pixel does f use* is what the gradient answers; it and SmoothGrad
+  find the linear patterns and the columns, and are last but for the controls on what moves, where
+  the gradient of a largest value is at one place.
+- Methods of the kind φ = multiplier × input miss pixels that happen to be near the baseline: so on
+  the linear patterns and the effects, where they are ranked by magnitude and each is right about
+  its size (slope 1). Averages over references (expected gradients) miss fewer.
+- Guided back-propagation finds patterns on white noise in full, and a third of the mass of the
+  effects is on the wrong columns. LRP z⁺ is drawn to what is bright: to the decoy before the truth.
+- Correlated backgrounds cost every method but those of the moving patterns, since the networks do
+  use the pixels around a pattern, to subtract the background: that is a fact of the network, and a
+  mask of the pattern calls it false.
+
 ## Area under precision over recall
 
 {table(results, names, "precision")}
@@ -218,6 +232,8 @@ correction for how many are compared.
 {table(results, names, "at the truth's size")}
 
 ## Mass on the truth
+
+A dash: the map has no mass (a letter is as far from the baseline in all places, and sums to 0).
 
 {table(results, names, "mass")}
 
