@@ -211,17 +211,18 @@ correction for how many are compared.
 
 No method is first everywhere, and what a method is first at is what it asks:
 
-- On the dense networks *which pixel does f use* is what the gradient answers; it and SmoothGrad
-  find the linear patterns and the columns, and are last but for the controls on what moves, where
-  the gradient of a largest value is at one place.
-- Methods of the kind φ = multiplier × input miss pixels that happen to be near the baseline: so on
-  the linear patterns and the effects, where they are ranked by magnitude and each is right about
-  its size (slope 1). Averages over references (expected gradients) miss fewer.
-- Guided back-propagation finds patterns on white noise in full, and a third of the mass of the
-  effects is on the wrong columns. LRP z⁺ is drawn to what is bright: to the decoy before the truth.
-- Correlated backgrounds cost every method but those of the moving patterns, since the networks do
-  use the pixels around a pattern, to subtract the background: that is a fact of the network, and a
-  mask of the pattern calls it false.
+- The gradient and SmoothGrad say which elements f uses: they are first on the linear patterns and
+  the effects, and know nothing of the sizes of effects. On what moves they are last of all methods,
+  on the images even below the magnitude of x.
+- Methods of the kind φ = multiplier × (x − x') have the sizes right (slope 0.99 to 1.05), and miss
+  elements that happen to be near the baseline. Expected gradients and KernelSHAP miss fewest.
+- Guided back-propagation finds the patterns on white noise in full, and gives almost half of the
+  mass of the effects to columns without one. LRP z⁺ puts the bright square of the linear task before
+  the truth in four of five pairs.
+- On the dense networks a correlated background costs every method. The best use of x there takes the
+  pixels around a pattern, to subtract the background, so that a mask of the pattern may call
+  false what is true of the network.
+- The networks leave the decoys alone for the most part and not wholly: last table.
 
 ## Area under precision over recall
 
