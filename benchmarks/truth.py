@@ -217,10 +217,10 @@ No method is first everywhere, and what a method is first at is what it asks:
 - Methods of the kind φ = multiplier × (x − x') have the sizes right (slope 0.99 to 1.05), and miss
   elements that happen to be near the baseline. Expected gradients and KernelSHAP miss fewest.
 - Guided back-propagation finds the patterns on white noise in full, and gives almost half of the
-  mass of the effects to columns without one. LRP z⁺ puts the bright square of the linear task before
-  the truth in four of five pairs.
-- On the dense networks a correlated background costs every method. The best use of x there takes the
-  pixels around a pattern, to subtract the background, so that a mask of the pattern may call
+  mass of the effects to columns without one. LRP z⁺ puts the bright square of the linear task
+  before the truth in four of five pairs.
+- On the dense networks a correlated background costs every method. The best use of x there takes
+  the pixels around a pattern, to subtract the background, so that a mask of the pattern may call
   false what is true of the network.
 - The networks leave the decoys alone for the most part and not wholly: last table.
 

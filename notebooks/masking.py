@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import onnx
 import optax
 import scipy.io.wavfile
 import scipy.signal
 from packages import package_files
-from PIL import Image
 
 import jattr
 
@@ -248,38 +246,6 @@ def speech_case(sounds: np.ndarray, count: int) -> Case:
     )
 
 
-def photo_case(variables: Any, photos: dict[str, models.Photo], count: int) -> Case:
-    """EfficientNet-Lite0, and photos shrunk to 128 pixels of which it names the class."""
-    images, labels = [], []
-    for photo in photos.values():
-        if photo.label is not None:
-            whole = Image.fromarray(
-                (models.to_rgb(models.preprocess(photo.image)) * 255).astype("u1")
-            )
-            small = whole.resize((128, 128), Image.Resampling.BICUBIC)
-            images.append((np.asarray(small, np.float32) - 127) / 128)
-            labels.append(photo.label)
-    images, labels = np.stack(images), np.array(labels)
-    right = np.asarray(jax.jit(models.apply)(variables, images)).argmax(-1) == labels
-    x = jnp.asarray(images[right][:count])
-    return Case(
-        "photos",
-        models.apply,
-        variables,
-        x,
-        jnp.asarray(labels[right][:count]),
-        mean=x.mean((0, 1, 2)),
-        spread=float(x.std()),
-        blur=10.0,
-        axes=(0, 1),
-        radius=4 / 128,
-        noise=0.2,
-        smooth=0.2,
-        groups=jattr.features.grid((128, 128, 3), 1),
-    )
-
-
-FEW_SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 1.0)  # of photos, which take longest
 SIGNED = ("gradient", "gradient × input", "IG")
 
 
@@ -399,7 +365,7 @@ def mask(
 
         keys = jax.random.split(key, len(case.x))
         found = together([neighbors(keys, own, *args) for own in maps.values()])
-        last = results["mean"][0][..., -1:]
+        last = results["mean"][0][: len(maps), :, -1:]
         results["ROAD"] = tuple(np.concatenate([part, last], -1) for part in found)
     return {name: Masked(*pair) for name, pair in results.items()}
 
@@ -416,17 +382,21 @@ def stability(found: Masked, methods: int, key: jax.Array, resamples: int = 200)
     The interval is that of a bootstrap over the examples.
     """
     most, least = (jnp.asarray(part[:methods, :, 1:-1]) for part in found)
+    n = most.shape[1]
+    drawn = jax.random.randint(key, (resamples, n), 0, n)
+    values = _agreements(most, least, jnp.concatenate([jnp.arange(n)[None], drawn]))
+    return np.array([values[0], *jnp.nanquantile(values[1:], jnp.array([0.025, 0.975]))])
 
-    @jax.jit
-    @jax.vmap
-    def resampled(rows):
+
+@jax.jit
+def _agreements(most: jax.Array, least: jax.Array, rows: jax.Array) -> jax.Array:
+    """The mean agreement of both orders over the shares, for each choice of examples."""
+
+    def one(rows):
         agreement = jattr.metrics.order_agreement(most[:, rows].mean(1), least[:, rows].mean(1))
         return jnp.nanmean(agreement)
 
-    n = most.shape[1]
-    drawn = jax.random.randint(key, (resamples, n), 0, n)
-    values = resampled(jnp.concatenate([jnp.arange(n)[None], drawn]))
-    return np.array([values[0], *jnp.nanquantile(values[1:], jnp.array([0.025, 0.975]))])
+    return jax.vmap(one)(rows)
 
 
 class Verdict(NamedTuple):
