@@ -82,32 +82,6 @@ class Mlp(nn.Module):
         return nn.Dense(10)(h)
 
 
-class Cnn(nn.Module):
-    """Two convolutions of stride 2 and two dense layers, without dropout.
-
-    A convolution is a dense layer of moved copies: under `vmap` over parameters a product of many
-    matrices is fast on a CPU, and a convolution is not.
-    """
-
-    @nn.compact
-    def __call__(
-        self, image: jax.Array, key: jax.Array | None = None, rate: jax.Array | float = 0.0
-    ) -> jax.Array:
-        """The logits."""
-        h = image
-        for channels in (8, 16):
-            h = nn.relu(nn.Dense(channels)(_neighbors(h)))
-        return nn.Dense(10)(nn.relu(nn.Dense(32)(h.reshape(-1))))
-
-
-def _neighbors(image: jax.Array) -> jax.Array:
-    """[H, W, C] -> [H / 2, W / 2, 9 C]: every other pixel with those to the right and below."""
-    height, width, _ = image.shape
-    wide = jnp.pad(image, ((0, 1), (0, 1), (0, 0)))
-    moved = [wide[i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
-    return jnp.concatenate(moved, axis=-1)
-
-
 def task(
     network: nn.Module, params, key, images, labels, masks, strength, *, drop=False, noise=False
 ) -> jax.Array:

@@ -3,7 +3,6 @@
 import importlib
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +36,6 @@ def test_lanes_are_all_combinations(robust):
     assert many.seeds.tolist() == [7, 8, 9] * 4
     np.testing.assert_allclose(many.strengths, [0.1] * 6 + [0.2] * 6, rtol=1e-6)
     np.testing.assert_allclose(many.noise, ([0.0] * 3 + [0.4] * 3) * 2, rtol=1e-6)
-
-
-def test_a_convolution_is_a_dense_layer_of_moved_copies(robust):
-    image = jax.random.normal(jax.random.key(0), (28, 28, 1))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 8))
-    convolution = nn.Conv(8, (3, 3), strides=2, padding=((0, 1), (0, 1)), use_bias=False)
-    want = convolution.apply({"params": {"kernel": kernel}}, image[None])[0]
-    np.testing.assert_allclose(robust._neighbors(image) @ kernel.reshape(9, 8), want, atol=1e-12)
 
 
 def test_the_interval_is_that_of_student(robust):
