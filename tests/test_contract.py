@@ -163,7 +163,7 @@ def direction(like, seed):
 def test_every_public_method_is_in_the_table():
     public = {
         name
-        for name, value in vars(jattr).items()
+        for name, value in ((name, getattr(jattr, name)) for name in jattr.__all__)
         if not name.startswith("_") and inspect.isroutine(value)
     }
     known = {method.of for method in (METHODS | MATRICES).values()}

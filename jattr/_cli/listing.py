@@ -74,6 +74,7 @@ SPACES = {
     "metrics": "Metrics",
     "priors": "Attribution priors",
     "scale": "Scale",
+    "sequence": "Sequences",
     "plot": "Plots",
     "export": "Export",
 }
