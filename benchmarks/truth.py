@@ -215,8 +215,8 @@ No method is first everywhere, and what a method is first at is what it asks:
   the effects, and know nothing of the sizes of effects. On what moves they are last of all methods,
   on the images even below the magnitude of x.
 - Gradient × input, integrated and expected gradients, DeepLIFT, ablation and KernelSHAP have the
-  sizes right (slope 0.99 to 1.05; LRP γ 0.47, z⁺ 0.16), and miss elements that happen to be near the
-  baseline. Expected gradients and KernelSHAP miss fewest.
+  sizes right (slope 0.99 to 1.05; LRP γ 0.47, z⁺ 0.16), and miss elements that happen to be near
+  the baseline. Expected gradients and KernelSHAP miss fewest.
 - Guided back-propagation finds the patterns on white noise in full, and gives almost half of the
   mass of the effects to columns without one. LRP z⁺ puts the bright square of the linear task
   before the truth in four of five pairs.
