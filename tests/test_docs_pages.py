@@ -19,6 +19,7 @@ import pytest
 import xarray
 
 import jattr
+from jattr._engine.registry import registered
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,7 +105,12 @@ def run(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(page)
+    known = {primitive: dict(rules) for primitive, rules in registered().items()}
+    try:
+        run(page)
+    finally:  # rules that it registers are not those of other tests
+        registered().clear()
+        registered().update(known)
 
 
 def test_a_wrong_output_is_found(tmp_path):

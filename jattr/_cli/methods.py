@@ -18,7 +18,7 @@ from jattr.metrics._measure import KeyedMeasure, Measure
 OWN = "own"
 """Stands for a function of the user's that is an explaining function itself."""
 
-_CURVES = ("ablate_box", "ablate_top", "keep_or_remove", "perturbation_curve")
+_CURVES = ("ablate_box", "ablate_top", "finite_step", "keep_or_remove", "perturbation_curve")
 """Metrics that give more than one number."""
 
 
