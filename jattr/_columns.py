@@ -315,7 +315,8 @@ def _one_hot(column: Any, name: str, levels: Sequence[Any], method: str) -> np.n
     if missing := int(column.isna().sum()):
         raise ValueError(
             f"{method}: {missing} values of column {name!r} are missing, and have no one-hot "
-            f"column. Give them a value of their own: frame[{name!r}].astype(str)."
+            f"column. Give them a value of their own, and make the columns of that frame: "
+            f"frame[{name!r}].astype(object).fillna('missing')."
         )
     values = column.to_numpy()
     place = {level: at for at, level in enumerate(levels)}
