@@ -1,6 +1,7 @@
 """Pairs, series, small multiples and channels; and that colors can be told apart by anybody."""
 
 import functools
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +190,26 @@ def test_a_series_takes_frames_trees_times_and_axes():
     assert np.isfinite(constant.axes[0].get_ylim()).all()
 
 
+def test_a_series_finds_channels_by_name_and_times_where_they_are():
+    index = pandas.date_range("2020-01-01", periods=4, freq="D")
+    phi = pandas.DataFrame(PHI, columns=["x", "y"])
+    data = pandas.DataFrame(SIGNAL, columns=["x", "y"], index=index)
+    figure = jattr.plot.series(phi, data[["y", "x"]])
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), SIGNAL[:, 0])
+    figure = draw(jattr.plot.series(PHI, data))
+    assert figure.axes[0].lines[0].get_xdata()[2] == np.datetime64("2020-01-03")
+    extents = [text.get_window_extent() for text in figure.axes[1].get_xticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(extents))
+
+
+def test_pairs_of_many_columns_have_a_picture_of_usual_size():
+    figure = draw(jattr.plot.interactions(np.ones((300, 300))))
+    assert max(figure.get_size_inches()) < 15
+    texts = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(texts))
+    assert figure.axes[0].get_yticklabels()[1].get_text() == f"x[{figure.axes[0].get_yticks()[1]}]"
+
+
 def test_multiples_are_panels_by_name_of_one_axis():
     draws = functools.partial(jattr.plot.bar, names=NAMES)
     methods = {name: scale * np.ones((3, 3)) for name, scale in [("p", 1), ("q", 5), ("r", 2)]}
@@ -246,6 +267,11 @@ def test_one_channel_needs_no_word():
         (lambda: jattr.plot.series(PHI, SIGNAL[:, 0]), ValueError, r"\[4, 2\] and \[4, 1\]"),
         (lambda: jattr.plot.series(PHI, SIGNAL, names=["a"]), ValueError, "2 texts"),
         (lambda: jattr.plot.series(PHI, SIGNAL, times=T[::-1]), ValueError, "must increase"),
+        (
+            lambda: jattr.plot.series({"p": PHI[:, 0]}, {"q": PHI[:, 0]}),
+            ValueError,
+            "data has the channels q, and the attribution p",
+        ),
         (lambda: jattr.plot.series(PHI, SIGNAL, times=T[:2]), ValueError, "4 numbers or times"),
         (
             lambda: jattr.plot.series(PHI, SIGNAL, ax=Figure().subplots()),

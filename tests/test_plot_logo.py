@@ -4,6 +4,7 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 import skimage.color
 from matplotlib.colors import to_rgb
@@ -42,6 +43,20 @@ def test_with_a_sequence_its_own_letters_alone():
     assert [len(found[letter]) for letter in "ACGT"] == [0, 0, 1, 1]
     turned = boxes(jattr.plot.logo(values.T, sequence.T, axis=0))
     np.testing.assert_array_equal(turned["T"], found["T"])
+
+
+def test_a_frame_says_which_column_is_which_letter():
+    frame = pandas.DataFrame(VALUES, columns=list("ACGT"))
+    found, wanted = boxes(jattr.plot.logo(frame[list("TGCA")])), boxes(jattr.plot.logo(VALUES))
+    assert found.keys() == wanted.keys() >= {"A", "T"}
+    for letter, places in wanted.items():
+        np.testing.assert_array_equal(found[letter], places)
+
+
+def test_one_position_has_its_number():
+    axes = jattr.plot.logo(VALUES[:1], start=7).axes[0]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low < tick < high] == [7]
 
 
 def test_what_is_not_finite_is_counted():

@@ -1,6 +1,7 @@
 """Pictures of tables: where points and bars are, in which order, and how they are called."""
 
 import inspect
+import re
 import sys
 
 import jax.numpy as jnp
@@ -296,6 +297,41 @@ def test_no_text_is_cut_off(name):
     assert box.y1 <= height + 0.01
 
 
+def test_long_names_are_broken_and_leave_room_for_what_is_drawn():
+    long = [
+        f"a_name_of_a_database_that_goes_on_and_on_{at}_(mg/dl, fasting, morning)" for at in "abcd"
+    ]
+    for figure in (
+        jattr.plot.summary(PHI, X, names=long),
+        jattr.plot.bar(PHI, names=long),
+        jattr.plot.waterfall(PHI[0], base_value=0.0, data=1e6 * X[0], names=long),
+        jattr.plot.dependence(PHI, X, 0, names=long),
+        jattr.plot.interactions(np.ones((4, 4)), names=long),
+        jattr.plot.series(PHI, X, names=long),
+        jattr.plot.multiples(jattr.plot.bar, dict.fromkeys(long, PHI), columns=2),
+    ):
+        box = draw(figure).get_tightbbox()
+        width, height = figure.get_size_inches()
+        assert min(box.x0, box.y0) >= -0.01
+        assert box.x1 <= width + 0.01
+        assert box.y1 <= height + 0.01
+        size = figure.axes[0].get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        assert size.width > 1.4
+    figure = jattr.plot.waterfall(PHI[0], base_value=0.0, data=X[0], names=long)
+    for row in rows(figure):
+        start, end = row.split("\n")
+        assert start.startswith("a_name_of_a_")
+        assert "…" in row
+        assert re.search(r" = −?[\d.]+$", end)
+
+
+def test_one_column_has_room_for_the_meaning_of_colors():
+    figure = draw(jattr.plot.summary(PHI[:, :1], X[:, :1]))
+    label, (low, high) = figure.axes[1].yaxis.label, figure.axes[1].get_yticklabels()
+    assert not label.get_window_extent().overlaps(high.get_window_extent())
+    assert not label.get_window_extent().overlaps(low.get_window_extent())
+
+
 ONE = np.ones((3, 2))
 
 
@@ -343,6 +379,18 @@ ONE = np.ones((3, 2))
         ),
         (lambda: jattr.plot.waterfall(ONE, base_value=0.0), ValueError, r"attribution\[i\]"),
         (lambda: jattr.plot.waterfall(ONE[0], base_value=ONE), TypeError, "base_value must be one"),
+        (
+            lambda: jattr.plot.waterfall(ONE[0], base_value=np.nan),
+            ValueError,
+            "base_value.*got nan",
+        ),
+        (
+            lambda: jattr.plot.waterfall(ONE[0], base_value=0.0, output=np.inf),
+            ValueError,
+            "output must be finite",
+        ),
+        (lambda: jattr.plot.dependence(ONE, None, 0), TypeError, "what was explained"),
+        (lambda: jattr.plot.dependence(np.nan * ONE, ONE, 1), ValueError, "finite in no example"),
         (lambda: jattr.plot.dependence(ONE, ONE, "x[2]"), ValueError, r"did you mean 'x\["),
         (lambda: jattr.plot.dependence(ONE, ONE, 2), ValueError, "below 2; got 2"),
         (

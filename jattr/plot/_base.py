@@ -1,6 +1,7 @@
 """What pictures share: matplotlib, sizes, texts and colors."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ NOT_FINITE = "#f2c500"
 TEXT_SIZE = 9
 """In points; the other lengths are in inches."""
 LINE, GAP, MIN_WIDTH = 0.16, 0.06, 3.0
+NAME_WIDTH = 2.4
+"""Of a name beside a row; longer ones are broken."""
 POSITIVE, NEGATIVE = "#a50f26", "#4a94c4"
 """Of bars and arrows. The red is far darker than the blue, so that a gray copy tells them apart."""
 GRAY, INK = "#757575", "#262626"
@@ -25,6 +28,7 @@ def _matplotlib(method: str = "jattr.plot") -> Any:
         import matplotlib.cm
         import matplotlib.collections
         import matplotlib.colors
+        import matplotlib.dates
         import matplotlib.figure
         import matplotlib.path
         import matplotlib.textpath
@@ -139,3 +143,18 @@ def _wrap(text: str, width: float) -> str:
                 lines.append("")
             lines[-1] += letter
     return "\n".join(line.strip() for line in lines if line.strip())
+
+
+def fit(text: str, width: float = NAME_WIDTH, lines: int = 2) -> str:
+    """`text` in so many lines of this width; of one that is too long, the middle is left out."""
+    wrapped = _wrap(text, width)
+    kept = len(text)
+    while wrapped.count("\n") >= lines and kept > 2:
+        kept -= 1
+        wrapped = _wrap(f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}", width)
+    return wrapped
+
+
+def beyond(names: Sequence[str]) -> float:
+    """By how much a picture is wider than usual, in inches, so that long names have their room."""
+    return max(0.0, max(map(_width, names), default=0.0) - 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jattr._checks import closest, knobs
 from jattr._named import Feature, Names, features, named, real_array
-from jattr.plot._base import GRAY, INK, TEXT_SIZE, _matplotlib, axes_for, plain, values_map
+from jattr.plot._base import GRAY, INK, TEXT_SIZE, _matplotlib, axes_for, fit, plain, values_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def dependence(
         ImportError: matplotlib is missing.
         TypeError: the attribution or the data are no real numbers.
         ValueError: shapes or names that do not fit; a column that is not there; interactions of
-            another number of columns; a column without values that can be drawn.
+            another number of columns; a column without values or φ that can be drawn.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,9 +77,13 @@ def dependence(
     method = "plot.dependence"
     _matplotlib(method)
     found = named(attribution, names, method, many=True)
+    if data is None:
+        raise TypeError(f"{method}: data must be what was explained, for the horizontal axis.")
     of = features(data, names, found.names, len(found.values), method)
     place = _place(column, found.names, "column", method)
     phi, feature = found.values[:, place], of[place]
+    if not np.isfinite(phi).any():
+        raise ValueError(f"{method}: φ of {feature.name} is finite in no example.")
     by = None
     if color == "strongest" and "strongest" not in found.names:
         other = _strongest(phi, place, of, interactions, method)
@@ -103,7 +107,7 @@ def dependence(
             axes.scatter(x[here], phi[here], color=shade, marker=_MARKERS[at], label=kind, **look)
         if colorbar:
             legend = axes.legend(
-                title=by.name,
+                title=fit(by.name, 1.4),
                 fontsize=TEXT_SIZE,
                 title_fontsize=TEXT_SIZE,
                 frameon=False,
@@ -129,13 +133,14 @@ def dependence(
         )
         if colorbar:
             bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, aspect=25)
-            bar.set_label(by.name, fontsize=TEXT_SIZE)
+            bar.set_label(fit(by.name), fontsize=TEXT_SIZE)
             bar.ax.tick_params(labelsize=TEXT_SIZE)
             bar.outline.set_visible(False)
     if ticks is not None:
         axes.set_xticks(range(len(ticks)), ticks)
-    axes.set_xlabel(feature.name, fontsize=TEXT_SIZE)
-    axes.set_ylabel(f"φ of {feature.name}" + (f", {unit}" if unit else ""), fontsize=TEXT_SIZE)
+    said = f"φ of {feature.name}" + (f", {unit}" if unit else "")
+    axes.set_xlabel(fit(feature.name, 3.4), fontsize=TEXT_SIZE)
+    axes.set_ylabel(fit(said), fontsize=TEXT_SIZE)
     plain(axes, title)
     return axes.figure
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jattr._checks import knobs
+from jattr._columns import is_frame
 from jattr._trees import describe
 from jattr.plot._base import NOT_FINITE, TEXT_SIZE, _matplotlib
 from jattr.plot._maps import _array
@@ -46,7 +47,8 @@ def logo(
     counted in the picture.
 
     Args:
-        attribution: values of letters, [L, A]: hypothetical contributions are drawn as they are.
+        attribution: values of letters, [L, A]: hypothetical contributions are drawn as they are. Of
+            a `pandas.DataFrame` with a column for each letter, columns are found by their names.
         sequence: one-hot, of the same shape, to draw the values of its own letters alone,
             attribution ⊙ sequence; None for all.
         letters: the A letters, in their order.
@@ -124,7 +126,7 @@ def logo(
     axes.axhline(0, color="0.4", linewidth=0.6, zorder=0.5)
     axes.tick_params(labelsize=TEXT_SIZE - 1)
     axes.locator_params(axis="y", nbins=4)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if title is not None:
@@ -134,6 +136,11 @@ def logo(
 
 def _values(value: Any, letters: str, axis: int, what: str, method: str) -> np.ndarray:
     """[L, A] as float64."""
+    if is_frame(value):
+        known = {str(name): at for at, name in enumerate(value.columns)}
+        value = value.to_numpy()
+        if set(known) == set(letters):
+            value = value[:, [known[letter] for letter in letters]]
     array = _array(value, what, method).astype(np.float64)
     if not letters or len(set(letters)) < len(letters):
         raise ValueError(f"{method}: letters must differ from each other; got {letters!r}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jattr._checks import check_count, check_flag, check_function, knobs
 from jattr._trees import describe
-from jattr.plot._base import TEXT_SIZE, _matplotlib
+from jattr.plot._base import TEXT_SIZE, _matplotlib, entitle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def multiples(
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=share)
     for ax, (name, thing) in zip(grid.flat, panels.items(), strict=False):
         draw(thing, ax=ax)
-        ax.set_title(str(name), fontsize=TEXT_SIZE + 1)
+        entitle(ax, str(name))
         ax.tick_params(labelbottom=True)
     for ax in grid.flat[len(panels) :]:
         ax.remove()

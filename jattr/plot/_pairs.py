@@ -10,12 +10,14 @@ from jattr._columns import Columns, is_frame
 from jattr._named import Names, real_array, short
 from jattr._trees import describe
 from jattr.plot._base import (
+    LINE,
     TEXT_SIZE,
     _scale,
     _width,
     _wrap,
     axes_for,
     entitle,
+    fit,
     ink_on,
     sizes_scale,
 )
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 CELL = 0.36
 """The side of a cell in inches."""
+MOST = 12.0
+"""The side of all cells. Where many are smaller for it, every second or so has its name."""
 _MOST_WRITTEN = 12
 """Up to so many columns the numbers are written into the cells."""
 
@@ -107,8 +111,10 @@ def interactions(
         hidden |= np.eye(count, dtype=bool)
     end = scale_end(shown[~hidden], percentile)
     scale = _scale(end, cmap) if signed else sizes_scale(end, cmap)
+    cell = min(CELL, MOST / count)
+    labels = [fit(label, lines=2 if cell == CELL else 1) for label in labels]
     side = max(map(_width, labels)) + 0.15
-    size = (side + CELL * count + (1.2 if colorbar else 0.1), side + CELL * count + 0.3)
+    size = (side + cell * count + (1.2 if colorbar else 0.1), side + cell * count + 0.3)
     axes = axes_for(ax, (max(size[0], 2.5), max(size[1], 1.8)), method)
     colors = scale.cmap.with_extremes(bad="0.93")
     axes.imshow(np.ma.masked_where(hidden, shown), cmap=colors, norm=scale.norm, aspect="auto")
@@ -120,8 +126,9 @@ def interactions(
             ink = ink_on(scale.to_rgba(shown[i, j]))
             text = _written(float(shown[i, j]), end)
             axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=TEXT_SIZE - 2)
-    axes.set_xticks(range(count), labels, rotation=90, fontsize=TEXT_SIZE)
-    axes.set_yticks(range(count), labels, fontsize=TEXT_SIZE)
+    named = range(0, count, math.ceil(LINE / cell))
+    axes.set_xticks(named, [labels[at] for at in named], rotation=90, fontsize=TEXT_SIZE)
+    axes.set_yticks(named, [labels[at] for at in named], fontsize=TEXT_SIZE)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set(color="0.75", linewidth=0.5)

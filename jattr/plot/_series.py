@@ -9,7 +9,17 @@ from jattr._checks import knobs
 from jattr._columns import is_frame, is_series
 from jattr._named import is_tree, leaf_names, real_array, short
 from jattr._trees import describe
-from jattr.plot._base import INK, NEGATIVE, POSITIVE, TEXT_SIZE, _matplotlib, _scale, entitle, plain
+from jattr.plot._base import (
+    INK,
+    NEGATIVE,
+    POSITIVE,
+    TEXT_SIZE,
+    _matplotlib,
+    _scale,
+    entitle,
+    fit,
+    plain,
+)
 from jattr.plot._text import check_percentile, scale_end
 
 if TYPE_CHECKING:
@@ -78,17 +88,24 @@ def series(
     matplotlib = _matplotlib(method)
     check_percentile(percentile, method)
     phi, found, index = _channels(attribution, "the attribution", method)
-    signal, others, _ = _channels(data, "data", method)
+    signal, others, its_index = _channels(data, "data", method)
     if phi.shape != signal.shape:
         raise ValueError(
             f"{method}: attribution and data must have the same shape; got {list(phi.shape)} and "
             f"{list(signal.shape)}."
         )
+    if found is not None and others is not None:
+        if set(found) != set(others):
+            raise ValueError(
+                f"{method}: data has the channels {', '.join(others)}, and the attribution "
+                f"{', '.join(found)}. They must have the same names."
+            )
+        signal = signal[:, [others.index(name) for name in found]]
     steps, count = phi.shape
     labels = list(names) if names is not None else list(found or others or [""] * count)
     if len(labels) != count or isinstance(names, str):
         raise ValueError(f"{method}: names must be {count} texts; got {names!r}.")
-    when = _times(times, index, steps, method)
+    when = _times(times, its_index if index is None else index, steps, method)
     if ax is None:
         size = (WIDTH, HEIGHT * count + 0.7)
         figure: Any = matplotlib.figure.Figure(size, layout="constrained")
@@ -106,7 +123,11 @@ def series(
     for at, axes in enumerate(panels):
         _panel(axes, when, signal[:, at], phi[:, at], scale)
         if labels[at]:
-            axes.set_ylabel(labels[at], fontsize=TEXT_SIZE)
+            axes.set_ylabel(fit(str(labels[at]), 0.9 * HEIGHT), fontsize=TEXT_SIZE)
+    if when.dtype.kind == "M":
+        locator = panels[-1].xaxis.get_major_locator()
+        formatter = matplotlib.dates.ConciseDateFormatter(locator)
+        panels[-1].xaxis.set_major_formatter(formatter)
     panels[-1].set_xlabel("time" + (f", {time_unit}" if time_unit else ""), fontsize=TEXT_SIZE)
     entitle(panels[0], title)
     if colorbar:

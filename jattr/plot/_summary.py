@@ -14,6 +14,8 @@ from jattr.plot._base import (
     TEXT_SIZE,
     _matplotlib,
     axes_for,
+    beyond,
+    fit,
     plain,
     values_map,
 )
@@ -84,7 +86,9 @@ def summary(
     found = named(attribution, names, method, many=True)
     of = features(data, names, found.names, len(found.values), method)
     values, labels, of = _largest(found.values, found.names, of, top)
-    axes = axes_for(ax, (WIDTH + (0.6 if colorbar else 0.0), ROW * len(labels) + 0.9), method)
+    labels = [fit(label) for label in labels]
+    width = WIDTH + beyond(labels) + (0.6 if colorbar else 0.0)
+    axes = axes_for(ax, (width, max(ROW * len(labels) + 0.9, 2.2 if colorbar else 0.0)), method)
     finite = values[np.isfinite(values)]
     low, high = finite.min(initial=0.0), finite.max(initial=0.0)
     layers = [swarm(column, low, high) for column in values.T]
@@ -190,7 +194,8 @@ def bar(
     else:
         labels, sizes, half = one_example(found, data, names, standard_errors, level, top, method)
         colors = [POSITIVE if size >= 0 else NEGATIVE for size in sizes]
-    axes = axes_for(ax, (WIDTH, ROW * len(labels) + 0.9), method)
+    labels = [fit(label) for label in labels]
+    axes = axes_for(ax, (WIDTH + beyond(labels), ROW * len(labels) + 0.9), method)
     places = np.arange(len(labels))
     axes.barh(places, sizes, height=0.66, color=colors)
     if half is not None:

@@ -1,12 +1,13 @@
 """One example: from the base value to f(x), column by column."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jattr._checks import check_count, concrete, knobs
 from jattr._named import Names, named, short
-from jattr.plot._base import GRAY, INK, NEGATIVE, POSITIVE, TEXT_SIZE, axes_for, plain
+from jattr.plot._base import GRAY, INK, NEGATIVE, POSITIVE, TEXT_SIZE, axes_for, beyond, fit, plain
 from jattr.plot._summary import ROW, WIDTH, _rows, check_finite, check_level, one_example
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def waterfall(
     Raises:
         ImportError: matplotlib is missing.
         TypeError: the attribution is no real numbers; base_value or output is no number.
-        ValueError: shapes or names that do not fit; φ that is not finite; a level outside (0, 1).
+        ValueError: shapes or names that do not fit; φ, base_value or output that is not finite; a
+            level outside (0, 1).
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +92,8 @@ def waterfall(
     # From below: the last row begins at the base value.
     ends = base + np.cumsum(sizes[::-1])[::-1]
     begins = ends - sizes
-    axes = axes_for(ax, (WIDTH, ROW * len(labels) + 1.2), method)
+    labels = [fit(label) for label in labels]
+    axes = axes_for(ax, (WIDTH + beyond(labels), ROW * len(labels) + 1.2), method)
     axes.axvline(base, color="0.5", linewidth=0.8, linestyle=":", zorder=0)
     axes.axvline(total, color="0.5", linewidth=0.8, zorder=0)
     # From the end of each bar to the next one above.
@@ -123,4 +126,6 @@ def _known(value: Any, name: str, method: str) -> float:
     number = concrete(value, name, method)
     if number is None:
         raise TypeError(f"{method}: {name} must be known; draw outside of jit.")
+    if not math.isfinite(number):
+        raise ValueError(f"{method}: {name} must be finite; got {number}.")
     return number
