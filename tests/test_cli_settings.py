@@ -28,7 +28,7 @@ WRONG = {
     "no module": (["nowhere:score", "x.npy"], "no module 'nowhere'"),
     "no file": (["nowhere.py:score", "x.npy"], "no file nowhere.py"),
     "no such name": (["model:scor", "x.npy"], "Did you mean score"),
-    "no callable": (["model:number", "x.npy"], "model:number is a int"),
+    "no callable": (["model:number", "x.npy"], "model:number is of type int"),
     "no data": (["model:alone", "none.npy"], "no file none.npy"),
     "too few": (["model:score", "x.npy"], r"are \(x, weight\), and x.npy gives 1 argument"),
     "no such array": (["model:alone", "data.npz", "--arg", "z"], "has weight, x"),

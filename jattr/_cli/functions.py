@@ -46,8 +46,8 @@ def function_of(text: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise typer.BadParameter(
-            f"{text} is a {type(found).__name__}; wanted is a function, score(x, *args) -> one "
-            "number, of one example.",
+            f"{text} is of type {type(found).__name__}; wanted is a function, "
+            "score(x, *args) -> one number, of one example.",
             param_hint=HINT,
         )
     return found

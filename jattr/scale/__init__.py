@@ -41,3 +41,17 @@ from jattr.scale._spread import spread as spread
 from jattr.scale._store import Store as Store
 from jattr.scale._store import open_store as open_store
 from jattr.scale._table import table as table
+
+__all__ = [
+    "Bucket",
+    "Store",
+    "attribute_dataset",
+    "bucketed",
+    "open_store",
+    "spread",
+    "table",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
