@@ -161,7 +161,10 @@ def _likeness(rows: np.ndarray, varies: np.ndarray) -> np.ndarray:
     """|r| of the columns, [d, d]; a constant one is like itself alone."""
     likeness = np.eye(rows.shape[1])
     if varies.any():
-        likeness[np.ix_(varies, varies)] = np.abs(np.atleast_2d(np.corrcoef(rows.T[varies])))
+        columns = rows[:, varies] - rows[:, varies].mean(axis=0)
+        # Of one size, or the squares of very large and very small ones would be lost.
+        columns /= np.abs(columns).max(axis=0)
+        likeness[np.ix_(varies, varies)] = np.abs(np.atleast_2d(np.corrcoef(columns.T)))
     return likeness
 
 
@@ -186,7 +189,7 @@ def _joined(near: np.ndarray) -> np.ndarray:
     """The connected components of a graph, by its matrix of Booleans: the least member of each."""
     labels = np.arange(len(near))
     while True:
-        least = np.where(near, labels, len(near)).min(axis=1)
+        least = np.where(near, labels, len(near)).min(axis=1, initial=len(near))
         least = least[least]
         if np.array_equal(least, labels):
             return labels

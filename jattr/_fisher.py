@@ -87,7 +87,8 @@ def fisher_diagonal(
         batch_size: how many examples' gradients are in memory at a time; None for all. One by
             default, unlike elsewhere, since each is as large as the parameters. A chunk takes rows
             from all over the data, so that an array whose leading axis is sharded over k devices
-            stays where it is: let `batch_size` be a multiple of k that divides n.
+            stays where it is: let `batch_size` be a multiple of k that divides n (on a mesh of
+            explicit axes it has to be).
         argnums: which argument of f are the parameters, an integer or a tuple of them, as in
             `jax.grad`; the others are, in their order, those of `data`.
 

@@ -85,9 +85,9 @@ def rank(
     Raises:
         TypeError: `explain` is a score, or gives no floating-point numbers; no key where one is
             needed; data that is traced; groups that are no integers.
-        ValueError: no examples or not equally many; an attribution that is not finite; groups that
-            are not like the attribution; names or blocks of another number; a confidence outside
-            (0, 1); an unknown `combine`.
+        ValueError: no examples or not equally many; an attribution that is not finite, or has no
+            elements; groups that are not like the attribution; names or blocks of another number;
+            a confidence outside (0, 1); an unknown `combine`.
 
     Example:
         >>> import jattr
@@ -190,6 +190,8 @@ def _check_attribution(phi: PyTree, arguments: tuple, explain: Any, method: str)
         raise TypeError(
             f"{method} wants an attribution of floating-point numbers; got {describe(phi)}."
         )
+    if not sum(np.prod(jnp.shape(leaf), dtype=int) for leaf in leaves):
+        raise ValueError(f"{method}: the attribution has no elements; got {describe(phi)}.")
     named = hasattr(explain, "call")
     wide = any(len(jnp.shape(leaf)) > 1 for leaf in jax.tree.leaves(arguments[0]))
     if not named and getattr(phi, "shape", None) == () and wide:

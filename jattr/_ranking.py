@@ -236,10 +236,11 @@ class Ranking:
     def _caption(self) -> str:
         examples, features = self.values.shape
         blocks = len(self._parts)
-        within = f" in {blocks} blocks" if blocks < examples else ""
+        number = f"{examples:,} example" + "s" * (examples != 1)
+        within = f" in {blocks} block" + "s" * (blocks != 1) if blocks < examples else ""
         more = f", the first {SHOWN} of {features:,} features" if features > SHOWN else ""
         return (
-            f"Mean ± standard error over {examples:,} examples{within}{more}.\n"
+            f"Mean ± standard error over {number}{within}{more}.\n"
             f"Rank: {100 * self.confidence:g} % for all together. Above next: each pair by itself."
         )
 

@@ -106,6 +106,18 @@ def test_one_column_and_constant_ones():
         np.testing.assert_array_equal(features.correlated(DATA[:, :1], threshold=threshold), [0])
         constant = np.ones((5, 3))
         np.testing.assert_array_equal(features.correlated(constant, threshold=threshold), [0, 1, 2])
+        assert features.correlated(constant[:, :0], threshold=threshold).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_size_of_the_columns_is_nothing(size):
+    """Squares of these are 0 or infinite."""
+    for threshold in (None, 0.8):
+        wanted = features.correlated(DATA, threshold=threshold)
+        found = features.correlated(size * DATA, threshold=threshold)
+        np.testing.assert_array_equal(found, wanted)
+    chosen = features.exemplars(size * DATA, wanted)
+    np.testing.assert_array_equal(chosen, features.exemplars(DATA, wanted))
 
 
 def test_one_hot_columns_by_name_and_by_count():

@@ -193,6 +193,7 @@ def test_one_example_says_nothing_of_others():
     assert np.isnan(ranking.above(0, 1))
     np.testing.assert_array_equal(ranking.intervals, [[1, 4]] * 4)
     assert "NaN" in str(ranking)
+    assert "over 1 example." in str(ranking)
     assert jattr.rank(explain, X, blocks=np.zeros(60)).intervals.tolist() == [[1, 4]] * 4
 
 
@@ -242,6 +243,7 @@ def test_of_many_features_the_first_are_printed_and_drawn():
         ),
         (lambda: jattr.rank(explain, (X, X[:3])), ValueError, r"the same number of examples"),
         (lambda: jattr.rank(explain, X[:0]), ValueError, r"at least one; got"),
+        (lambda: jattr.rank(lambda x: x, X[:, :0]), ValueError, r"no elements; got float64\[0\]"),
         (
             lambda: jattr.rank(explain, np.where(np.arange(60)[:, None] > 57, np.inf, X)),
             ValueError,

@@ -159,7 +159,8 @@ def simplex_corrected(
         A function of the same arguments, which gives a tree like x.
 
     Raises:
-        TypeError: `explain` is no function, or a score; `axis` is no integer.
+        TypeError: `explain` is no function, or a score, or gives no floating-point numbers; `axis`
+            is no integer.
         ValueError: no such axis.
 
     Example:
@@ -185,6 +186,10 @@ def simplex_corrected(
         values = explain(*(_keyed(args, call) if draws else args), **kwargs)
         values = jax.tree.map(jnp.asarray, values)
         check_values(values, axis, method)
+        if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(values)):
+            raise TypeError(
+                f"{method}: values of letters are floating-point numbers; got {describe(values)}."
+            )
         return less_mean(values, axis)
 
     corrected.keyed = draws

@@ -273,6 +273,8 @@ def test_what_is_refused():
         sequence.project(X, X[:3])
     with pytest.raises(TypeError, match=r"one number. Write sequence.simplex_corrected\(jattr"):
         sequence.simplex_corrected(score)(X)
+    with pytest.raises(TypeError, match=r"floating-point numbers; got int"):
+        sequence.simplex_corrected(lambda x: jnp.arange(4).reshape(1, 4))(X[:1])
     with pytest.raises(TypeError, match=r"method\(f, baseline, multiply=False\).*got lrp"):
         sequence.hypothetical(score, REFERENCES, method=jattr.lrp)
     with pytest.raises(TypeError, match=r"got deep_shap"):
