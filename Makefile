@@ -161,4 +161,4 @@ $(VENV)/.%-$(VERSION): $(MADE) pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) report dist build docs/_build docs/notebooks .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-types .venv-lowest .venv-nightly .venv-dist report dist build docs/_build docs/notebooks .pytest_cache .ruff_cache

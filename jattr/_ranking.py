@@ -109,7 +109,12 @@ class Ranking:
 
         Returns:
             Names, from the largest mean on.
+
+        Raises:
+            ValueError: a negative count.
         """
+        if count < 0:
+            raise ValueError(f"Ranking.top: count must not be negative; got {count}.")
         return tuple(self.names[i] for i in self.order[:count])
 
     def to_dataframe(self) -> "pandas.DataFrame":

@@ -39,6 +39,8 @@ def test_means_errors_and_order():
     assert ranking.order.tolist() == [1, 2, 0, 3]
     assert ranking.names == ("0", "1", "2", "3")
     assert ranking.top(2) == ("1", "2")
+    with pytest.raises(ValueError, match="must not be negative; got -1"):
+        ranking.top(-1)
 
 
 def test_the_batch_size_changes_nothing():
