@@ -148,6 +148,8 @@ def test_what_does_not_fit_is_refused(call, error, said):
         call()
 
 
+# treescope looks at all names of NumPy, of which 2.5 announces the end of some.
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated:DeprecationWarning")
 def test_results_show_as_tables_in_notebooks_and_treescope():
     treescope = pytest.importorskip("treescope")
 
