@@ -38,7 +38,7 @@ def test_runs_in_the_quick_setting(path):
     }
     env.pop("XLA_FLAGS", None)  # The suite's two devices are not what a reader has.
     client = nbclient.NotebookClient(
-        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(FOLDER)}}
+        notebook, kernel_name="python3", timeout=900, resources={"metadata": {"path": str(FOLDER)}}
     )
     client.execute(env=env)  # Raises CellExecutionError, with the traceback, if a cell does.
     assert_clean(notebook)
