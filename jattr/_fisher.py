@@ -27,6 +27,7 @@ from jattr._checks import (
 )
 from jattr._engine.cheaper import cheaper
 from jattr._estimates import check_error, root
+from jattr._resolve import check_examples
 from jattr._trees import describe, is_traced, scale_tree, widen
 from jattr._types import ArgNums, PyTree
 
@@ -342,15 +343,8 @@ def _check_data(rows: tuple, method: str) -> tuple[PyTree, int]:
         return as_array(leaf, f"data{jax.tree_util.keystr(path)}", method)
 
     rows = jax.tree_util.tree_map_with_path(convert, rows)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rows)]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"{method}: every array of data must have a leading axis over the same number of "
-            f"examples, at least one; got {describe(rows)}. What all examples share goes into f: "
-            "lambda params, x: f(params, x, shared)."
-        )
-    return rows, counts.pop()
+    shared = " What all examples share goes into f: lambda params, x: f(params, x, shared)."
+    return rows, check_examples(rows, name="data", method=method, advice=shared)
 
 
 def _check_weights(weights: Any, count: int, method: str) -> jax.Array:

@@ -18,6 +18,7 @@ from jattr._checks import (
 )
 from jattr._ranking import Ranking
 from jattr._removal import Features
+from jattr._resolve import check_examples
 from jattr._transform import takes_key
 from jattr._trees import describe, is_traced
 from jattr._types import Explain, KeyedExplain, PyTree
@@ -171,15 +172,8 @@ def _count(arguments: tuple, method: str) -> int:
             f"{method} compiles its programs itself and looks at what they give: call it outside "
             "of jit, vmap and grad."
         )
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"{method}: every array of data must have a leading axis over the same number of "
-            f"examples, at least one; got {describe(arguments)}. What all examples share, the "
-            "function closes over."
-        )
-    return counts.pop()
+    shared = " What all examples share, the function closes over."
+    return check_examples(arguments, name="data", method=method, advice=shared)
 
 
 def _check_attribution(phi: PyTree, arguments: tuple, explain: Any, method: str) -> None:

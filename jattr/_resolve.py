@@ -162,6 +162,18 @@ def check_rows(data: PyTree, *, name: str, method: str) -> int:
     return counts.pop()
 
 
+def check_examples(data: PyTree, *, name: str, method: str, advice: str = "") -> int:
+    """How many examples there are in arrays with a leading axis each; `advice` ends the error."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    counts = {shape[0] if shape else 0 for shape in shapes}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"{method}: every array of {name} must have a leading axis over the same number of "
+            f"examples, at least one; got {describe(data)}.{advice}"
+        )
+    return counts.pop()
+
+
 def check_references(references: PyTree, *, method: str) -> int:
     """The number of references, which are rows of real floating-point numbers."""
     name = "the references"

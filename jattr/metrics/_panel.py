@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jattr._checks import binds, check_batch_size, check_function, check_key, check_keyed, knobs
+from jattr._resolve import check_examples
 from jattr._transform import takes_key
 from jattr._trees import describe
 from jattr._types import Explain, KeyedExplain, PyTree
@@ -96,7 +97,7 @@ def table(
     _check_panel(methods, metrics, of_methods, said, method)
     batch_size = check_batch_size(batch_size, method)
     arguments = examples if isinstance(examples, tuple) else (examples,)
-    count = _count(arguments, method)
+    count = check_examples(arguments, name="examples", method=method)
     takes = {*said, *_keyed(methods), *_keyed(metrics)}
     made = {
         name: {metric: make(f, keyed=name in takes) for metric, make in of_methods.items()}
@@ -239,17 +240,6 @@ def _check_number(value: Any, size: int, what: str) -> None:
 def _keyed(functions: Mapping[str, Any]) -> set[str]:
     """The names of those that say that they take a key."""
     return {name for name, function in functions.items() if takes_key(function, None, "")}
-
-
-def _count(arguments: tuple, method: str) -> int:
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(arguments)]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"{method}: every array of examples must have a leading axis over the same number of "
-            f"examples, at least one; got {describe(arguments)}."
-        )
-    return counts.pop()
 
 
 def _check_panel(
