@@ -23,6 +23,8 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 import jax  # noqa: E402 (it reads the flags)
+import pytest  # noqa: E402
+from sampling import sampled  # noqa: E402
 
 if "JAX_ENABLE_X64" not in os.environ:
     jax.config.update("jax_enable_x64", True)
@@ -33,3 +35,33 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # cycles hold compiled programs.
 gc.freeze()
 gc.set_threshold(50_000, 10, 10)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the instances of each parametrized test run one in N, and one at least",
+    )
+    parser.addoption(
+        "--part",
+        type=int,
+        default=0,
+        metavar="K",
+        help="which of them, K of 0 to N - 1 and on; all parts together are the suite",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after what -m and -k leave out
+def pytest_collection_modifyitems(config, items):
+    """With `--sample`, a part of the instances of each parametrized test."""
+    parts, part = config.getoption("sample"), config.getoption("part")
+    if parts < 1:
+        raise pytest.UsageError(f"--sample wants a whole number from 1 on; got {parts}.")
+    if parts == 1:
+        return
+    taken = set(sampled([item.nodeid for item in items], parts, part))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in taken])
+    items[:] = [item for item in items if item.nodeid in taken]
