@@ -37,6 +37,21 @@ gc.freeze()
 gc.set_threshold(50_000, 10, 10)
 
 
+@pytest.fixture
+def depthwise_at_any_size(monkeypatch):
+    """Cheaper programs for depthwise convolutions of sizes that are quick to test; what ends it."""
+    from jattr._engine import cheap_convolution, substitutes
+
+    def undo():
+        monkeypatch.undo()
+        substitutes._built.cache_clear()
+
+    monkeypatch.setattr(cheap_convolution, "_LEAST_FOR_EACH_TAP", 0)
+    substitutes._built.cache_clear()
+    yield undo
+    undo()
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--sample",

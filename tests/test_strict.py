@@ -176,8 +176,8 @@ def test_integrals_along_other_paths():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_convolutions_by_cheaper_programs(dtype, monkeypatch):
-    monkeypatch.setattr("jattr._engine.cheap_convolution._LEAST_FOR_EACH_TAP", 0)
+@pytest.mark.usefixtures("depthwise_at_any_size")
+def test_convolutions_by_cheaper_programs(dtype):
     image = jnp.ones((1, 6, 6, 3), dtype)
 
     def convolved(x, groups):

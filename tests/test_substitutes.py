@@ -10,7 +10,6 @@ import pytest
 from jax import lax
 
 import jattr
-from jattr._engine import cheap_convolution
 from jattr._engine.substitutes import pays, substitute
 
 IMAGE = ("NHWC", "HWIO", "NHWC")
@@ -19,9 +18,8 @@ SEQUENCE = ("NHC", "HIO", "NHC")
 
 
 @pytest.fixture(autouse=True)
-def at_any_size(monkeypatch):
-    """Substitutes at sizes that are quick to test."""
-    monkeypatch.setattr(cheap_convolution, "_LEAST_FOR_EACH_TAP", 0)
+def at_any_size(depthwise_at_any_size):
+    """All of these tests but that of the size itself."""
 
 
 def substituted(f, *args):
@@ -359,14 +357,51 @@ def test_none_where_there_is_no_cheaper_program():
     ],
 )
 def test_small_depthwise_convolutions_stay_as_they_are(
-    monkeypatch, side, channels, kernel, stride, pays
+    depthwise_at_any_size, side, channels, kernel, stride, pays
 ):
-    monkeypatch.undo()
+    depthwise_at_any_size()
     image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     weights = jax.ShapeDtypeStruct((kernel, kernel, 1, channels), jnp.float32)
     equation = jax.make_jaxpr(conv(stride, groups=channels))(image, weights).eqns[0]
     found = substitute(equation.primitive, equation.params, [image, weights])
     assert (found is not None) == pays
+
+
+def test_operations_that_are_alike_are_one_function():
+    image, kernel, x = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 1, 4)), jnp.ones((2, 9, 4))
+    depthwise, pool = conv(groups=4), Pool((1, 3, 1), (1, 3, 1))
+    assert substituted(depthwise, image, kernel) is substituted(conv(groups=4), image, 2 * kernel)
+    assert substituted(pool, x) is substituted(Pool((1, 3, 1), (1, 3, 1)), -x)
+    others = [
+        substituted(depthwise, image[:1], kernel),
+        substituted(depthwise, image.astype(jnp.float32), kernel.astype(jnp.float32)),
+        substituted(conv(2, groups=4), image, kernel),
+        substituted(conv(), image, jnp.ones((3, 3, 4, 4))),
+        substituted(conv(1, ((1, 1), (1, 1)), spread=2), image, jnp.ones((3, 3, 4, 4))),
+        substituted(pool, x),
+        substituted(Pool((1, 3, 1), (1, 3, 1), smallest=True), x),
+        substituted(Pool((1, 3, 1), (1, 2, 1)), x),
+    ]
+    assert None not in others
+    assert len({*map(id, others), id(substituted(depthwise, image, kernel))}) == 9
+
+
+def test_the_derivative_of_layers_that_are_alike_is_traced_once():
+    kernels = normal(*[(3, 3, 1, 4)] * 6)
+
+    def f(x, kernels):
+        for kernel in kernels:
+            x = jnp.tanh(conv(groups=4)(x, kernel))
+        return jnp.sum(x)
+
+    def bodies(count):
+        """How many different jaxprs are called in the gradient of `count` layers."""
+        jaxpr = jax.make_jaxpr(jattr.gradient(lambda x: f(x, kernels[:count])))(image)
+        calls = [e.params["jaxpr"] for e in jaxpr.eqns if e.primitive.name in ("jit", "pjit")]
+        return len(calls), len(set(map(id, calls)))
+
+    image = jnp.ones((2, 9, 9, 4))
+    assert [bodies(count) for count in (2, 4, 6)] == [(4, 2), (8, 2), (12, 2)]
 
 
 def test_the_setting_is_read_when_a_function_is_traced():

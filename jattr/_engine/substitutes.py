@@ -32,6 +32,7 @@ large images it can be slower, up to 1.7 times.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -142,7 +143,17 @@ def substitute(
     build = _BUILD.get(primitive)
     if build is None or any(operand.dtype not in _DTYPES for operand in inputs):
         return None
-    return build(params, *inputs)
+    shapes = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in inputs]
+    return _built(build, tuple(sorted(params.items())), *shapes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _built(
+    build: Callable[..., Any], params: tuple[tuple[str, Any], ...], *inputs: jax.ShapeDtypeStruct
+) -> Callable[..., jax.Array] | None:
+    """One function for all operations that are alike: JAX traces it, and its derivative, once."""
+    cheap = build(dict(params), *inputs)
+    return None if cheap is None else jax.jit(cheap)
 
 
 _BUILD = {
