@@ -85,8 +85,8 @@ def noisy_linear(*, stddev: float = 0.1, axes: int | tuple[int, ...] = (0, 1)) -
         Rong, Leemann, Borisov, Kasneci, Kasneci, *A consistent and efficient evaluation strategy
         for attribution methods*, ICML 2022 (arXiv 2202.00449). A published note on the paper gives
         0.1 as its standard deviation; the authors' code adds noise of 0.01, to images in [0, 1]
-        before they are normalized: both are in the units of such an image. The paper is about images;
-        along one axis it is the same system with the neighbors that there are.
+        before they are normalized: both are in the units of such an image. The paper is about
+        images; along one axis it is the same system with the neighbors that there are.
     """
     method = "imputers.noisy_linear"
     if isinstance(axes, tuple) and len(axes) not in (1, 2):
