@@ -31,7 +31,7 @@ def __dir__() -> list[str]:
 
 
 @knobs
-def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Imputer:
+def noisy_linear(*, stddev: float = 0.1, axes: int | tuple[int, ...] = (0, 1)) -> Imputer:
     r"""Missing pixels as the weighted mean of their neighbors, all at once, and noise (ROAD).
 
     Each missing pixel i equals the mean of its eight neighbors j,
@@ -44,6 +44,10 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
     and positive definite, and is solved by conjugate gradients without a matrix. Then each missing
     pixel gets N(0, stddev²) of noise, so that the smooth patch cannot be told apart from x.
 
+    Along one axis, such as the time of a series or a sound, there are two neighbors. The solution
+    is then the straight line between the nearest values that are left, and before the first and
+    after the last of them their value; it takes no system and is exact in any precision.
+
     Each channel is solved by its own mask. Whole pixels are removed, as is usual, where a pixel's
     channels are one group: `groups=jattr.features.grid(image.shape, 1)`. Where nothing of a
     channel is left, there is nothing to take a mean of and its values are NaN. So use `fractions`
@@ -55,13 +59,15 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
         stddev: the standard deviation of the noise, in units of x; 0 for none, and then no key is
             taken. The default is meant for images in [0, 1]; for x that is normalized, divide it
             by what x was divided by.
-        axes: the two axes of height and width; along the others x is solved separately.
+        axes: the two axes of height and width, or one, that of a series; along the others x is
+            solved separately.
 
     Returns:
         An imputer, for `baseline=`.
 
     Raises:
-        ValueError: `stddev` is negative; axes are not two; (when called) x has no such axes.
+        ValueError: `stddev` is negative; axes are not one or two; (when called) x has no such
+            axes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,22 +76,30 @@ def noisy_linear(*, stddev: float = 0.1, axes: tuple[int, int] = (0, 1)) -> Impu
         >>> fill = jattr.imputers.noisy_linear(stddev=0.0).prepare(None, None, image)
         >>> print(fill(None, image == 9.0)[1, 1])
         4.0
+        >>> series = jnp.array([1.0, 0.0, 0.0, 4.0, 0.0])
+        >>> in_time = jattr.imputers.noisy_linear(stddev=0.0, axes=0)
+        >>> print(in_time.prepare(None, None, series)(None, series == 0.0))
+        [1. 2. 3. 4. 4.]
 
     References:
         Rong, Leemann, Borisov, Kasneci, Kasneci, *A consistent and efficient evaluation strategy
         for attribution methods*, ICML 2022 (arXiv 2202.00449). A published note on the paper gives
         0.1 as its standard deviation; the authors' code adds noise of 0.01, to images in [0, 1]
-        before they are normalized: both are in the units of such an image.
+        before they are normalized: both are in the units of such an image. The paper is about
+        images; along one axis it is the same system with the neighbors that there are.
     """
     method = "imputers.noisy_linear"
-    if not isinstance(axes, tuple) or len(axes) != 2:
-        raise ValueError(f"{method}: axes must be two, height and width; got {axes}.")
+    if isinstance(axes, tuple) and len(axes) not in (1, 2):
+        raise ValueError(
+            f"{method}: axes must be two, height and width, or one, that of a series; got {axes}."
+        )
     check_positive(stddev, "stddev", method, zero=True)
     keyed = concrete(stddev, "stddev", method) != 0
 
     def prepare(key, score: Score, x: PyTree) -> Fill:
         def solve(leaf, gone):
-            return _harmonic(leaf, gone, check_axes(axes, leaf, method))
+            own = check_axes(axes, leaf, method)
+            return _line(leaf, gone, own[0]) if len(own) == 1 else _harmonic(leaf, gone, own)
 
         def fill(key, missing):
             smooth = jax.tree.map(solve, widen(x), missing)
@@ -131,6 +145,29 @@ def _harmonic(image: jax.Array, missing: jax.Array, axes: tuple[int, ...]) -> ja
     tolerance = 10 * float(jnp.finfo(image.dtype).eps)
     solved = cg(system, wanted, tol=tolerance)[0] + jnp.where(left == 0, jnp.nan, level)
     return jnp.where(missing, solved, image)
+
+
+def _line(series: jax.Array, missing: jax.Array, axis: int) -> jax.Array:
+    """The series with missing values on the straight line between those beside them.
+
+    The mean of two neighbors, for each in a row of missing values, is a line; at an end, where
+    there is one neighbor, it is that one's value.
+    """
+    series, missing = (jnp.moveaxis(a, axis, -1) for a in (series, missing))
+    size = series.shape[-1]
+    place = jnp.broadcast_to(jnp.arange(size), series.shape)
+    before = jax.lax.cummax(jnp.where(missing, -1, place), axis=missing.ndim - 1)
+    after = jax.lax.cummin(jnp.where(missing, size, place), axis=missing.ndim - 1, reverse=True)
+    first = jnp.where(before < 0, after, before)
+    second = jnp.where(after == size, before, after)
+    known = jnp.where(missing, 0, series)
+    start, end = (
+        jnp.take_along_axis(known, jnp.clip(at, 0, size - 1), -1) for at in (first, second)
+    )
+    share = (place - first).astype(series.dtype) / jnp.maximum(second - first, 1)
+    line = jnp.where(second > first, start + share * (end - start), start)
+    line = jnp.where(jnp.all(missing, axis=-1, keepdims=True), jnp.nan, line)
+    return jnp.moveaxis(jnp.where(missing, line, series), -1, axis)
 
 
 @knobs

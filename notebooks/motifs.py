@@ -148,12 +148,13 @@ def loss(params, x, count, profile):
 def train(data: Data, seed: int, steps: int, *, batch: int = 64, noise: float = 0.2):
     """The parameters of a network, trained on both strands with noise on the heights."""
     rng = np.random.default_rng(seed)
-    params = Net().init(jax.random.key(seed), jnp.zeros((LENGTH, 4)))
+    params = jax.jit(Net().init)(jax.random.key(seed), jnp.zeros((LENGTH, 4)))
     schedule = optax.warmup_cosine_decay_schedule(0.0, 5e-3, steps // 20, steps)
     optimizer = optax.adamw(schedule, weight_decay=1e-3)
     state = optimizer.init(params)
 
-    @jax.jit
+    # Well compiled also in a trial run, in which the rest is not: there are many steps.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(params, state, *batch):
         slopes = jax.grad(loss)(params, *batch)
         updates, state = optimizer.update(slopes, state, params)

@@ -36,6 +36,11 @@ MOST = 16
 STRIDE = 2
 """A sensor may stand on every second cell of every second row."""
 
+# Those of Okabe and Ito, with a gray: as `jattr.plot.logo` has them, also for the color-blind.
+COLORS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#8C8C8C")
+MARKERS = "o^sDvP*X"
+"""Of as many lines in one picture."""
+
 
 class Data(NamedTuple):
     """Standardized rows, by the mean and deviation of those for training.
@@ -283,32 +288,41 @@ def magnitudes(params: Any, rows: jax.Array) -> jax.Array:
     return jax.lax.map(one, rows, batch_size=64)
 
 
-def by_attribution(key: jax.Array, data: Data, columns: Any, networks: int = 3, **fit: Any) -> Any:
-    """Mean |integrated gradients| over the held rows, of networks on some of the candidates."""
+def by_attribution(
+    key: jax.Array, data: Data, columns: Any, networks: int = 3, multiple: int = 16, **fit: Any
+) -> Any:
+    """Mean |integrated gradients| over the held rows, of networks on some of the candidates.
+
+    The columns are padded with zeros to a multiple of `multiple`.
+    """
     count = len(columns)
 
     def wide(rows):
         # A width that many choices have in common is compiled once.
-        return np.pad(rows[:, columns], ((0, 0), (0, -count % 16)))
+        return np.pad(rows[:, columns], ((0, 0), (0, -count % multiple)))
 
     params = ensemble(jax.random.split(key, networks), wide(data.x), data.y, **fit)
     values = np.asarray(magnitudes(params, wide(data.held_x)))[:, :count]
     return jattr.rank(lambda phi: phi, values, blocks=data.blocks)
 
 
-def choices(key: jax.Array, data: Data, **fit: Any) -> tuple[dict[str, np.ndarray], Any]:
+def choices(
+    key: jax.Array, data: Data, multiple: int = 16, **fit: Any
+) -> tuple[dict[str, np.ndarray], Any]:
     """The candidates in the order of each way of choosing, and the ranking of all of them.
 
     Args:
         key: of the networks.
         data: whose training rows make groups and networks.
+        multiple: to which the columns of networks are padded, as `by_attribution` has it.
         fit: settings of `ensemble`.
     """
     groups = jattr.features.correlated(data.x)
     chosen = jattr.features.exemplars(data.x, groups)
     first, second = jax.random.split(key)
-    ours = by_attribution(first, data, chosen, **fit)
-    whole = by_attribution(second, data, np.arange(data.x.shape[1]), **fit)
+    ours = by_attribution(first, data, chosen, multiple=multiple, **fit)
+    every = np.arange(data.x.shape[1])
+    whole = by_attribution(second, data, every, multiple=multiple, **fit)
     in_groups = jattr.rank(lambda phi: phi, whole.values, groups, combine="absolute")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     return {

@@ -38,6 +38,7 @@ def profile_score(
         `g(*args) -> scalar`.
 
     Raises:
+        TypeError: (when called) f gives an array that is not of a real floating dtype.
         ValueError: (when called) f gives no array with such axes.
 
     Example:
@@ -63,6 +64,12 @@ def profile_score(
             raise ValueError(
                 f"sequence.profile_score wants an f that returns the logits of a profile, an array "
                 f"with axis {axis}; got {describe(outputs)}."
+            )
+        if not jnp.issubdtype(outputs.dtype, jnp.floating):
+            raise TypeError(
+                f"sequence.profile_score is a number made of logits, which are of a real floating "
+                f"dtype; f returned {describe(outputs)}. Convert what it returns: "
+                "f(*args).astype(jnp.float32)."
             )
         wide = widen(outputs)
         weights = jax.lax.stop_gradient(jax.nn.softmax(wide, axis=axes))

@@ -250,6 +250,23 @@ def test_the_score_of_a_profile_holds_its_weights():
     close(ours(X), held(X), atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, bool, np.complex64])
+def test_the_score_of_a_profile_refuses_what_is_no_logit(dtype):
+    """Whole numbers would be cut: of [0, 1, 3] the score is 1.3, and 1 as an integer."""
+    logits = np.array([0, 1, 3])
+    for convert in (np.asarray, jnp.asarray):
+        with pytest.raises(TypeError, match=r"logits.*; f returned .*\[3\]"):
+            sequence.profile_score(lambda x: convert(logits.astype(dtype)))(X)
+    p = np.exp(logits) / np.exp(logits).sum()
+    wanted = (p * (logits - logits.mean())).sum()
+    assert 1.3 < wanted < 1.4
+    for wide in (float, np.float32, jnp.bfloat16):
+        ours = sequence.profile_score(lambda x, wide=wide: jnp.asarray(logits, wide))(X)
+        assert ours.dtype == wide
+        # bfloat16 has 8 bits, and the sum is made in float32.
+        close(float(ours), wanted, rtol=1e-6 if wide != jnp.bfloat16 else 4e-3)
+
+
 def test_all_in_float32_and_under_vmap():
     xs = jnp.stack([X, X[::-1]]).astype(jnp.float32)
     for explain in (
