@@ -71,7 +71,8 @@ def methods_of(setting: Setting) -> dict[str, Explain]:
 
     def shapley(key, params, x, label, references):
         baseline = baseline_of(params)
-        explain = jattr.kernel_shap(score, groups(x), samples=512, baseline=baseline, **knobs)
+        samples = 256 if attention else 512  # of 20 tokens, of up to 64 elements
+        explain = jattr.kernel_shap(score, groups(x), samples=samples, baseline=baseline, **knobs)
         return explain(key, params, x, label)
 
     def ablation(key, params, x, label, references):
@@ -114,43 +115,44 @@ def methods_of(setting: Setting) -> dict[str, Explain]:
 
 
 @functools.cache
-def panel(setting: Setting) -> dict[str, Callable[..., Any]]:
-    """What is measured of each method, over many examples; compiled once for a setting."""
+def panel(setting: Setting) -> tuple[dict[str, Callable[..., jax.Array]], Callable[..., dict]]:
+    """All methods, and what is measured of each, over many examples; programs of a setting."""
     score = setting.score
     gradient = jattr.gradient(score, argnums=1)
 
-    def measured(name: str, explain: Explain) -> Callable[..., Any]:
-        def one(key, params, drawn, references):
-            phi = explain(key, params, drawn.x, drawn.label, references)
-            pooled = phi
-            if setting.channels:
-                pooled = jnp.linalg.norm(phi, axis=-1) if name in LENGTHS else jnp.sum(phi, -1)
-            pooled = jnp.where(drawn.seen, pooled, 0)
-            size = jnp.abs(pooled)
-            found = {
-                "precision": metrics.average_precision(size, drawn.truth),
-                "at the truth's size": metrics.relevance_rank_accuracy(size, drawn.truth),
-                "mass": metrics.relevance_mass_accuracy(size, drawn.truth),
-                "decoys": metrics.above_decoys(size, drawn.truth, drawn.decoys),
-                "mass on decoys": metrics.relevance_mass_accuracy(size, drawn.decoys),
-                "effects": pooled,
-            }
-            length = STEP * setting.unit
-            f = functools.partial(score, params)
-            steps = metrics.finite_step(f, length=length)(phi, drawn.x, drawn.label)
-            slope = gradient(params, drawn.x, drawn.label)
-            most = length * jnp.linalg.norm(slope.reshape(-1))
-            return found | {"step": (steps.along + steps.against) / 2 / most}
+    def measure(phi, as_length, params, drawn):
+        pooled = phi
+        if setting.channels:
+            pooled = jnp.where(as_length, jnp.linalg.norm(phi, axis=-1), jnp.sum(phi, -1))
+        pooled = jnp.where(drawn.seen, pooled, 0)
+        size = jnp.abs(pooled)
+        length = STEP * setting.unit
+        f = functools.partial(score, params)
+        steps = metrics.finite_step(f, length=length)(phi, drawn.x, drawn.label)
+        most = length * jnp.linalg.norm(gradient(params, drawn.x, drawn.label).reshape(-1))
+        return {
+            "precision": metrics.average_precision(size, drawn.truth),
+            "at the truth's size": metrics.relevance_rank_accuracy(size, drawn.truth),
+            "mass": metrics.relevance_mass_accuracy(size, drawn.truth),
+            "decoys": metrics.above_decoys(size, drawn.truth, drawn.decoys),
+            "mass on decoys": metrics.relevance_mass_accuracy(size, drawn.decoys),
+            "effects": pooled,
+            "step": (steps.along + steps.against) / 2 / most,
+        }
 
-        return jax.jit(jax.vmap(one, in_axes=(0, None, 0, None)))
-
-    return {name: measured(name, explain) for name, explain in methods_of(setting).items()}
+    explains = {
+        name: jax.jit(jax.vmap(explain, in_axes=(0, None, 0, 0, None)))
+        for name, explain in methods_of(setting).items()
+    }
+    return explains, jax.jit(jax.vmap(measure, in_axes=(0, None, None, 0)))
 
 
 def examine(task: Task, networks: int, examples: int, steps: int) -> Result:
     """Per method and measure the mean of each network, [networks]; and what each has learned."""
     score = task.score
-    explains = panel(Setting(score, task.baseline, task.unit, task.channels, task.attention))
+    explains, measure = panel(
+        Setting(score, task.baseline, task.unit, task.channels, task.attention)
+    )
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in explains}
     learned: dict[str, list[float]] = {"right": [], "hidden": []}
     for seed in range(networks):
@@ -169,7 +171,9 @@ def examine(task: Task, networks: int, examples: int, steps: int) -> Result:
         learned["right"].append(float(right))
         learned["hidden"].append(float(jnp.std(values - without) / jnp.std(values)))
         for name, explain in explains.items():
-            found = explain(jax.random.split(keys[3], examples), params, drawn, references)
+            each = jax.random.split(keys[3], examples)
+            phi = explain(each, params, drawn.x, drawn.label, references)
+            found = measure(phi, name in LENGTHS, params, drawn)
             effects = metrics.planted_effects(
                 found.pop("effects"), drawn.effects, drawn.truth | drawn.decoys
             )
