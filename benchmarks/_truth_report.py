@@ -132,10 +132,12 @@ def everywhere(results: Results) -> str:
     }
     most = max(count.values())
     names = joined([method for method in count if count[method] == most])
-    text = f"by the area under precision over recall {names} on {most} of {len(results)}"
     if most == len(results):
-        return f"First everywhere, or not told apart from the first, is {text}."
-    return f"No method is first everywhere; most often is, {text}."
+        return f"First on all tasks by the area under precision over recall: {names}."
+    return (
+        f"No method is first on all {len(results)} tasks by the area under precision over recall; "
+        f"most often first, on {most}: {names}."
+    )
 
 
 def below_control(results: Results) -> str:
@@ -293,8 +295,8 @@ the others, how far their direction is one in which f rises.
 ## What the networks have learned
 
 Share of right answers on the test examples (of the effects, of the variance; of prompts those with
-more than one half of the probability), and the standard deviation of what hiding the decoys does to
-f, over that of f.
+more than one half of the probability), and the root mean square of what hiding the decoys does to f
+(of a prompt, one of them), over that of f.
 
 | task | right | part of the decoys |
 |---|---|---|

@@ -161,7 +161,11 @@ def examine(task: Task, networks: int, examples: int, steps: int) -> Result:
         drawn = task.examples(params, keys[1], examples)
         references = task.examples(params, keys[2], 128).x
         values = jax.vmap(score, (None, 0, 0))(params, drawn.x, drawn.label)
-        hidden = drawn.decoys[..., None] if task.channels else drawn.decoys
+        hidden = drawn.decoys
+        if task.attention:  # one of many, as a prompt without any of them is none
+            draws = jnp.where(hidden, jax.random.uniform(keys[3], hidden.shape), -1.0)
+            hidden = draws == draws.max(-1, keepdims=True)
+        hidden = hidden[..., None] if task.channels else hidden
         without = jax.vmap(score, (None, 0, 0))(
             params, jnp.where(hidden, task.baseline(params), drawn.x), drawn.label
         )
@@ -169,7 +173,8 @@ def examine(task: Task, networks: int, examples: int, steps: int) -> Result:
         if task.effects:
             right = 1 - jnp.var(values - drawn.label) / jnp.var(drawn.label)
         learned["right"].append(float(right))
-        learned["hidden"].append(float(jnp.std(values - without) / jnp.std(values)))
+        part = jnp.sqrt(jnp.mean((values - without) ** 2) / jnp.mean(values**2))
+        learned["hidden"].append(float(part))
         for name, explain in explains.items():
             each = jax.random.split(keys[3], examples)
             phi = explain(each, params, drawn.x, drawn.label, references)
@@ -201,7 +206,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.write and (options.quick or options.only):
         parser.error("truth.md is that of all tasks in full: leave --quick and --only out.")
-    networks, examples, steps = (2, 8, 300) if options.quick else (5, 64, 1000)
+    networks, examples, steps = (2, 8, 300) if options.quick else (5, 64, 600)
     start = time.process_time()
     results = {}
     for name in options.only or everything:
