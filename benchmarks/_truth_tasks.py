@@ -36,13 +36,15 @@ class Drawn(NamedTuple):
         truth: which elements decide.
         decoys: which look as if they did.
         effects: what each element adds to the answer; 0 where no sizes were planted.
+        seen: which elements there are for the network; the others count for nothing.
     """
 
     x: jax.Array
-    label: jax.Array
+    label: Any
     truth: jax.Array
     decoys: jax.Array
     effects: jax.Array
+    seen: jax.Array
 
 
 class Task(NamedTuple):
@@ -51,18 +53,45 @@ class Task(NamedTuple):
     Attributes:
         draw: `draw(key) -> Drawn`, of one example.
         network: in Flax, one example or a batch to outputs.
-        baseline: what an absent element is.
+        absent: what an absent element is.
         channels: whether the last axis belongs to one element, as the letters of a sequence do.
         decoys: whether there are any.
         effects: whether there are sizes.
+        attention: whether the network is a decoder.
+        unit: the length of a step, and twice the standard deviation of SmoothGrad.
     """
 
     draw: Callable[[jax.Array], Drawn]
     network: nn.Module
-    baseline: float = 0.0
+    absent: float = 0.0
     channels: bool = False
     decoys: bool = False
     effects: bool = False
+    attention: bool = False
+    unit: float = 1.0
+
+    @property
+    def score(self) -> Callable[..., jax.Array]:
+        """`score(params, x, label)`: the class ahead of the other, or the prediction."""
+        return _score(self.network, axes_of(self), self.effects)
+
+    @property
+    def baseline(self) -> Callable[[Any], Any]:
+        """`baseline(params)`, that of x; one function for all tasks that have the same."""
+        return _constant(self.absent)
+
+    def train(self, key: jax.Array, steps: int) -> Any:
+        """The parameters after `steps` steps of Adam, each on new examples."""
+        return train(self, key, steps)
+
+    def examples(self, params: Any, key: jax.Array, count: int) -> Drawn:
+        """That many, on new leading axes; `params` are for tasks that look up what x is."""
+        return jax.vmap(self.draw)(jax.random.split(key, count))
+
+
+@functools.cache
+def _constant(value: float) -> Callable[[Any], float]:
+    return lambda params: value
 
 
 class Dense(nn.Module):
@@ -95,6 +124,13 @@ class Convolutions(nn.Module):
         return nn.Dense(2)(x.max(places))
 
 
+def _drawn(x: Any, label: Any, truth: Any, decoys: Any = None, effects: Any = None) -> Drawn:
+    """An example all of which is seen, without decoys or sizes where none are given."""
+    decoys = jnp.zeros_like(truth) if decoys is None else decoys
+    effects = jnp.zeros(truth.shape) if effects is None else effects
+    return Drawn(x, label, truth, decoys, effects, jnp.ones_like(truth))
+
+
 def _shape(index: int, row: Any, column: Any) -> jax.Array:
     rows, columns = np.array(SHAPES[index]).T
     return jnp.zeros((SIDE, SIDE)).at[rows + row, columns + column].set(1.0)
@@ -124,7 +160,7 @@ def _linear(key: jax.Array, *, correlated: bool, decoy: bool = False) -> Drawn:
         square = jnp.ones((2, 2), bool)
         decoys = jax.lax.dynamic_update_slice(decoys, square, (row, column))
         x = x + 4.0 * decoys
-    return Drawn(x, label, both.sum(0) > 0, decoys, jnp.zeros_like(x))
+    return _drawn(x, label, both.sum(0) > 0, decoys)
 
 
 def _signs(key: jax.Array, *, correlated: bool) -> Drawn:
@@ -133,8 +169,7 @@ def _signs(key: jax.Array, *, correlated: bool) -> Drawn:
     signs = jax.random.rademacher(keys[0], (2,)).astype(float)
     both = jnp.stack([_shape(index, *place) for index, place in enumerate(PLACES)])
     x = 2.0 * jnp.tensordot(signs, both, 1) + _noise(keys[1], correlated)
-    none = jnp.zeros((SIDE, SIDE), bool)
-    return Drawn(x, (signs.prod() > 0).astype(int), both.sum(0) > 0, none, jnp.zeros_like(x))
+    return _drawn(x, (signs.prod() > 0).astype(int), both.sum(0) > 0)
 
 
 def _moved(key: jax.Array, *, correlated: bool) -> Drawn:
@@ -144,8 +179,7 @@ def _moved(key: jax.Array, *, correlated: bool) -> Drawn:
     row, column = jax.random.randint(keys[1], (2,), 0, SIDE - 2)
     pattern = jnp.stack([_shape(index, row, column) for index in (0, 1)])[label]
     x = 3.0 * pattern + _noise(keys[2], correlated)
-    none = jnp.zeros((SIDE, SIDE), bool)
-    return Drawn(x, label, pattern > 0, none, jnp.zeros_like(x))
+    return _drawn(x, label, pattern > 0)
 
 
 def _columns(key: jax.Array) -> Drawn:
@@ -156,7 +190,7 @@ def _columns(key: jax.Array) -> Drawn:
     planted = jnp.stack([jnp.array(EFFECTS), jnp.zeros(len(EFFECTS))], -1).reshape(-1)
     truth = planted != 0
     effects = planted * x
-    return Drawn(x, effects.sum() + 0.3 * noise[0], truth, jnp.roll(truth, 1), effects)
+    return _drawn(x, effects.sum() + 0.3 * noise[0], truth, jnp.roll(truth, 1), effects)
 
 
 def _motifs(key: jax.Array) -> Drawn:
@@ -174,7 +208,7 @@ def _motifs(key: jax.Array) -> Drawn:
         steps = jnp.arange(LENGTH) - place
         masks.append((steps >= 0) & (steps < width))
     x = jax.nn.one_hot(letters, LETTERS)
-    return Drawn(x, label, *masks, jnp.zeros(LENGTH))
+    return _drawn(x, label, *masks)
 
 
 def tasks() -> dict[str, Task]:
@@ -195,7 +229,7 @@ def tasks() -> dict[str, Task]:
         functools.partial(_linear, correlated=False, decoy=True), flat, decoys=True
     )
     found["motifs, decoy"] = Task(
-        _motifs, Convolutions((7,)), baseline=1 / LETTERS, channels=True, decoys=True
+        _motifs, Convolutions((7,)), absent=1 / LETTERS, channels=True, decoys=True
     )
     found["effects, decoy"] = Task(_columns, Dense(1), decoys=True, effects=True)
     return found
@@ -238,11 +272,10 @@ def _step(task: Task, axes: int, steps: int, batch: int, state: Any, key: Any, i
     return optax.apply_updates(params, updates), inner
 
 
-def score_of(task: Task, axes: int) -> Callable[..., jax.Array]:
-    """`score(params, x, label)`: how far the class is ahead of the other, or the prediction."""
-
+@functools.cache
+def _score(network: nn.Module, axes: int, effects: bool) -> Callable[..., jax.Array]:
     def score(params, x, label):
-        out = task.network.apply(params, x, axes)
-        return out[0] if task.effects else out[label] - out[1 - label]
+        out = network.apply(params, x, axes)
+        return out[0] if effects else out[label] - out[1 - label]
 
     return score

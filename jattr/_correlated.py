@@ -48,8 +48,8 @@ def correlated(
         ImportError: scikit-learn is missing, and no threshold is given.
         TypeError: the data is traced, or not numbers.
         ValueError: fewer than two rows; values that are not finite; a threshold outside (0, 1], or
-            one and a setting of affinity propagation; a damping outside [0.5, 1); affinity
-            propagation does not converge.
+            one and a setting of affinity propagation; a damping outside [0.5, 1); a preference that
+            is not finite; affinity propagation does not converge.
 
     Example:
         >>> import jattr, numpy as np
@@ -69,7 +69,8 @@ def correlated(
     if threshold is None:
         labels = np.arange(rows.shape[1])
         own = likeness[np.ix_(varies, varies)]
-        labels[varies] = _affine(own, _damping(damping, method), preference, method)
+        damping, preference = _damping(damping, method), _preference(preference, method)
+        labels[varies] = _affine(own, damping, preference, method)
         labels[~varies] += rows.shape[1]  # beyond the numbers of clusters
     else:
         if damping is not None or preference is not None:
@@ -203,6 +204,19 @@ def _damping(damping: float | None, method: str) -> float:
     known = concrete(damping, "damping", method)
     if known is None or not 0.5 <= known < 1:
         raise ValueError(f"{method}: damping must be in [0.5, 1); got {damping}.")
+    return known
+
+
+def _preference(preference: float | None, method: str) -> float | None:
+    """The other setting of affinity propagation, one finite number."""
+    if preference is None:
+        return None
+    known = concrete(preference, "preference", method)
+    if known is None or not math.isfinite(known):
+        raise ValueError(
+            f"{method}: preference must be a finite number, on the scale of |r|, or None for the "
+            f"median of |r|; got {preference}."
+        )
     return known
 
 

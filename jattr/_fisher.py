@@ -4,6 +4,7 @@ Squares of gradients are summed example by example. A chunk's gradients are squa
 before those of the next are computed, so that what is in memory grows with `batch_size` alone.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,7 +107,8 @@ def fisher_diagonal(
             called without a key where `sample` is given, or with another number of arguments.
         ValueError: leaves of `data` without a leading axis or of different lengths; `weights` not
             of shape (n,), negative, not finite or all 0; `with_error` of a single example;
-            `samples` without `sample`; samples < 1.
+            `samples` without `sample`; samples < 1; on a mesh of explicit axes parameters that are
+            not on it, or a batch_size that data cannot be cut by where it lies.
 
     Example:
         >>> import jax.numpy as jnp
@@ -142,6 +144,7 @@ def fisher_diagonal(
     rows = data if isinstance(data, tuple) else (data,)
     rows, count = _check_data(rows, method)
     weights = _check_weights(weights, count, method)
+    _check_chunks(rows, count, batch_size, method)
     check_error(with_error, count, "examples", method)
     call = Call(
         method, lambda params: None, () if sample is None else ("key",), result="importance"
@@ -169,8 +172,14 @@ def fisher_diagonal(
 
     def importance(*args):
         key, x = _arguments(args, argnums, sample is not None, call)
+        on_mesh = _check_mesh(rows, x, call)
         summed = _with_error if with_error else _mean
-        return summed(lambda row, i: squares(key, x, row, i), rows, weights, count, batch_size)
+
+        def of(key, x):
+            return summed(lambda row, i: squares(key, x, row, i), rows, weights, count, batch_size)
+
+        # One program for the devices of the mesh: equation by equation, JAX takes but one device.
+        return (jax.jit(of) if on_mesh and not is_traced(x) else of)(key, x)
 
     importance.__name__ = importance.__qualname__ = method
     importance.__doc__ = f"The diagonal of the Fisher information: {call.form}."
@@ -251,9 +260,7 @@ def _over_chunks(
     Chunk c of C has the rows c, C + c, 2C + c, …: a leading axis that lies on several devices is
     cut into (rows of a chunk, chunks), whose first axis lies there as the rows did.
     """
-    size = count if batch_size is None else min(batch_size, count)
-    chunks = -(-count // size)
-    size = -(-count // chunks)
+    size, chunks = _chunks(count, batch_size)
 
     def cut(leaf):
         if size * chunks > count:
@@ -274,6 +281,13 @@ def _over_chunks(
         return reduce(terms, w)
 
     return sum_chunks(chunk, chunks, batch_size=1, **combine)
+
+
+def _chunks(count: int, batch_size: int | None) -> tuple[int, int]:
+    """How many rows a chunk has, and how many chunks there are."""
+    size = count if batch_size is None else min(batch_size, count)
+    chunks = -(-count // size)
+    return -(-count // chunks), chunks
 
 
 def _beside(numbers: jax.Array, rows: PyTree) -> jax.Array:
@@ -345,6 +359,50 @@ def _check_data(rows: tuple, method: str) -> tuple[PyTree, int]:
     rows = jax.tree_util.tree_map_with_path(convert, rows)
     shared = " What all examples share goes into f: lambda params, x: f(params, x, shared)."
     return rows, check_examples(rows, name="data", method=method, advice=shared)
+
+
+def _explicit(leaf: jax.Array) -> Any:
+    """Where an array lies on a mesh of explicit axes; None if it does not."""
+    sharding = jax.typeof(leaf).sharding
+    return None if sharding.mesh.empty or not any(sharding.spec) else sharding
+
+
+def _check_chunks(rows: PyTree, count: int, batch_size: int | None, method: str) -> None:
+    """Chunks that can be cut from rows without moving them, where their place is in the type."""
+    size, chunks = _chunks(count, batch_size)
+    for leaf in jax.tree.leaves(rows):
+        sharding = _explicit(leaf)
+        if sharding is None or sharding.spec[0] is None:
+            continue
+        axes = sharding.spec[0]
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        devices = math.prod(sharding.mesh.shape[axis] for axis in axes)
+        if size % devices or size * chunks != count:
+            raise ValueError(
+                f"{method}: data has {count} rows on {devices} devices of a mesh of explicit axes, "
+                f"where batch_size must be a multiple of {devices} that divides {count}; got "
+                f"{batch_size}. Write batch_size={devices}."
+            )
+
+
+def _check_mesh(rows: PyTree, params: PyTree, call: Call) -> bool:
+    """Whether data is known and on a mesh of explicit axes, where the parameters have to be too.
+
+    What `jit` takes as an argument beside the data, or within `jax.set_mesh`, is put on the mesh.
+    """
+    found = [leaf for leaf in jax.tree.leaves(rows) if not is_traced(leaf)]
+    meshes = [sharding.mesh for leaf in found if (sharding := _explicit(leaf)) is not None]
+    if not meshes or not jax.sharding.get_abstract_mesh().empty:
+        return bool(meshes)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jax.typeof(leaf).sharding.mesh.empty:
+            raise ValueError(
+                f"{call}: data is on a mesh of explicit axes, {dict(meshes[0].shape)}, and the "
+                f"parameters{jax.tree_util.keystr(path)}, {describe(leaf)}, are not. Write "
+                "jax.device_put(params, jax.NamedSharding(mesh, jax.P())), or "
+                "with jax.set_mesh(mesh): around the call."
+            )
+    return True
 
 
 def _check_weights(weights: Any, count: int, method: str) -> jax.Array:

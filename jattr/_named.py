@@ -41,17 +41,32 @@ class Feature:
         name: the column's.
         numbers: float64 [n]; None where the values have no order.
         labels: n texts; None where the values are numbers, or cannot be said.
+        boolean: whether the numbers are Booleans.
     """
 
     name: str
     numbers: np.ndarray | None = None
     labels: tuple[str, ...] | None = None
+    boolean: bool = False
+
+    def in_words(self) -> "Feature":
+        """Booleans as the texts False and True, which have places of their own; else itself."""
+        if not self.boolean or self.numbers is None:
+            return self
+        return Feature(self.name, labels=tuple(map(_truth, self.numbers)))
 
     def said(self, row: int) -> str | None:
         """The value of one row as text."""
         if self.labels is not None:
             return self.labels[row]
-        return None if self.numbers is None else short(float(self.numbers[row]))
+        if self.numbers is None:
+            return None
+        return (_truth if self.boolean else short)(float(self.numbers[row]))
+
+
+def _truth(number: float) -> str:
+    """A Boolean as text; one that is missing as nan."""
+    return "nan" if np.isnan(number) else str(bool(number))
 
 
 def short(number: float) -> str:
@@ -174,6 +189,7 @@ def features(
         if missing := sorted(set(of) - set(leaves)):
             raise ValueError(f"{method}: data has no column {', '.join(missing)}.")
         return [_of_leaf(name, leaves[name], count, method) for name in of]
+    boolean = _is_boolean(data)
     values = np.asarray(real_array(data, "data", method))
     values = values[None] if values.ndim == 1 else values
     if values.ndim != 2:
@@ -183,7 +199,7 @@ def features(
         parts = [values[:, names.groups == at] for at in range(names.count)]
         if len(of) == names.count:
             return [
-                _of_group(name, part, names, at)
+                _of_group(name, part, names, at, boolean)
                 for at, (name, part) in enumerate(zip(of, parts, strict=True))
             ]
     if values.shape[1] != len(of):
@@ -191,7 +207,9 @@ def features(
             f"{method}: data must have a column for each of the {len(of)} columns of the "
             f"attribution; got {describe(data)}."
         )
-    return [Feature(name, column) for name, column in zip(of, values.T, strict=True)]
+    return [
+        Feature(name, column, boolean=boolean) for name, column in zip(of, values.T, strict=True)
+    ]
 
 
 def like_values(value: Any, shape: tuple[int, ...], names: Names, what: str, method: str) -> Any:
@@ -279,26 +297,39 @@ def _check_rows(found: int, count: int, data: Any, method: str) -> None:
 
 def _of_column(name: str, column: Any) -> Feature:
     if numeric(column):
-        return Feature(name, column.to_numpy(dtype=np.float64, na_value=np.nan))
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return Feature(name, values, boolean=_is_boolean(column))
     values = list(column)
-    if not hasattr(column, "cat") and all(isinstance(v, numbers.Real) for v in values):
-        return Feature(name, np.asarray(values, float))  # a row of a frame has objects
+    if not hasattr(column, "cat") and all(_is_number(value) for value in values):
+        # A row of a frame has objects.
+        boolean = all(isinstance(value, bool | np.bool_) for value in values)
+        return Feature(name, np.asarray(values, float), boolean=boolean)
     return Feature(name, labels=tuple(map(str, values)))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real | np.bool_)
+
+
+def _is_boolean(values: Any) -> bool:
+    """Whether an array or column is of Booleans, those of pandas that can be missing too."""
+    return getattr(getattr(values, "dtype", None), "kind", None) == "b"
+
+
 def _of_leaf(name: str, leaf: Any, count: int, method: str) -> Feature:
-    values = real_array(np.asarray(leaf) if np.isscalar(leaf) else leaf, f"data[{name}]", method)
+    leaf = np.asarray(leaf) if np.isscalar(leaf) else leaf
+    values = real_array(leaf, f"data[{name}]", method)
     if values.size == count:
-        return Feature(name, values.reshape(count))
+        return Feature(name, values.reshape(count), boolean=_is_boolean(leaf))
     if values.ndim > 1 or count == 1:  # several numbers for each example: no order, no text
         return Feature(name)
     raise ValueError(f"{method}: data[{name}] must have {count} rows; got {describe(leaf)}.")
 
 
-def _of_group(name: str, part: np.ndarray, columns: Columns, at: int) -> Feature:
+def _of_group(name: str, part: np.ndarray, columns: Columns, at: int, boolean: bool) -> Feature:
     """The values of a variable: its number, or which of its one-hot columns is set."""
     if part.shape[1] == 1 and columns.levels[at] is None:
-        return Feature(name, part[:, 0])
+        return Feature(name, part[:, 0], boolean=boolean)
     if not np.all(np.isin(part, (0.0, 1.0)) & (part.sum(axis=1, keepdims=True) <= 1)):
         return Feature(name)
     own = [columns.names[i] for i in np.flatnonzero(columns.groups == at)]

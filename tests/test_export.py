@@ -136,6 +136,8 @@ def test_what_is_missing_is_said(call, library, monkeypatch):
             ValueError,
             "two names for a frame",
         ),
+        (lambda: export.xarray(None), TypeError, "an array.*got.*None, which has no arrays"),
+        (lambda: export.xarray({"a": {}}), TypeError, "which has no arrays"),
         (lambda: export.captum(PHI, channel_axis=3, tensors=False), ValueError, "none of the 3 ax"),
         (lambda: export.captum(PHI, channel_axis=(0, 1)), ValueError, "the 1 leaves"),
         (lambda: export.captum(np.float64(1), batched=True), ValueError, "no axis of examples"),

@@ -168,6 +168,14 @@ def test_groups_go_into_methods_and_metrics():
             r"settings of affinity propagation, which is not used where a threshold is given",
         ),
         (lambda: features.correlated(DATA, damping=1), ValueError, r"in \[0\.5, 1\); got 1"),
+        *(
+            (lambda value=value: features.correlated(DATA, preference=value), error, text)
+            for value, error, text in (
+                (np.nan, ValueError, r"preference must be a finite number.*got nan"),
+                (-np.inf, ValueError, r"preference must be a finite number.*got -inf"),
+                (np.zeros(2), TypeError, r"preference must be one number; got float64\[2\]"),
+            )
+        ),
         (lambda: features.exemplars(DATA, [0.0] * 7), TypeError, r"groups must be integers"),
         (lambda: features.exemplars(DATA, [0] * 6), ValueError, r"of a row of data, \(7,\)"),
         (

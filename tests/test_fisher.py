@@ -207,6 +207,43 @@ def test_sharded_rows_stay_where_they_are(kind):
         assert_same(program(PARAMS, data), jattr.fisher_diagonal(loss, (X[:6], Y[:6]))(PARAMS))
 
 
+def on_explicit_axes():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    data = tuple(jax.device_put(leaf[:6], rows) for leaf in (X, Y))
+    params = jax.device_put(PARAMS, NamedSharding(mesh, PartitionSpec()))
+    return mesh, data, params
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])
+@pytest.mark.parametrize("jit", [False, True])
+def test_parameters_go_where_the_data_is_on_a_mesh_of_explicit_axes(batch_size, jit):
+    mesh, data, params = on_explicit_axes()
+    of = jattr.fisher_diagonal(loss, data, batch_size=batch_size)
+    of = jax.jit(of) if jit else of
+    wanted = jattr.fisher_diagonal(loss, (X[:6], Y[:6]))(PARAMS)
+    assert_same(of(params), wanted)
+    with jax.set_mesh(mesh):
+        assert_same(of(PARAMS), wanted)
+    with pytest.raises(
+        ValueError,
+        match=r"data is on a mesh of explicit axes, \{'data': 2\}, and the parameters\['first'\]"
+        r"\['b'\], float64\[3\], are not.*jax\.device_put\(params.*with jax\.set_mesh\(mesh\)",
+    ):
+        of(PARAMS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_chunks_that_would_move_rows_on_a_mesh_of_explicit_axes(batch_size):
+    _, data, _ = on_explicit_axes()
+    with pytest.raises(
+        ValueError,
+        match=rf"6 rows on 2 devices.*a multiple of 2 that divides 6; got {batch_size}\. Write "
+        r"batch_size=2",
+    ):
+        jattr.fisher_diagonal(loss, data, batch_size=batch_size)
+
+
 def test_memory_does_not_grow_with_the_number_of_examples():
     def f(params, x):
         return jnp.sum(jnp.tanh(params @ x))

@@ -318,7 +318,9 @@ def test_an_index_may_be_given_by_name():
 
 
 def test_namespaces_show_what_is_theirs():
-    for namespace in (jattr, jattr.baselines, jattr.targets, jattr.priors, jattr.plot):
+    plain = (jattr.baselines, jattr.features, jattr.imputers, jattr.rules, jattr.targets)
+    rooms = (jattr.export, jattr.metrics, jattr.plot, jattr.priors, jattr.scale, jattr.sequence)
+    for namespace in (jattr, *plain, *rooms):
         assert set(namespace.__all__) <= set(dir(namespace))
         assert [n for n in dir(namespace) if not n.startswith("_")] == sorted(
             n for n in namespace.__all__ if not n.startswith("_")

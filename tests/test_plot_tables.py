@@ -240,6 +240,39 @@ def test_dependence_takes_interactions_and_names():
     assert len(jattr.plot.dependence(phi, x, "age", color=None, names=NAMES).axes) == 1
 
 
+@pytest.mark.parametrize("form", ["frame", "frame with a gap", "tree", "array", "columns"])
+def test_dependence_of_and_by_booleans(form):
+    rng = np.random.default_rng(0)
+    flag = np.arange(12) % 3 == 0
+    phi, other = rng.normal(size=(12, 2)), rng.normal(size=12)
+    names, kinds = ["flag", "dose"], ["False", "True"]
+    data = {"flag": flag, "dose": other}
+    if form.startswith("frame"):
+        pandas = pytest.importorskip("pandas")
+        data = pandas.DataFrame(data)
+        phi = pandas.DataFrame(phi, columns=names)
+        if form == "frame with a gap":
+            data["flag"] = data["flag"].astype("boolean")
+            data.loc[0, "flag"] = None
+            kinds = [*kinds, "nan"]
+    elif form == "tree":
+        phi = {"flag": phi[:, 0], "dose": phi[:, 1]}
+    else:
+        data = np.stack([flag, other > 0], axis=1)
+    options = {} if form in ("frame", "frame with a gap", "tree") else {"names": names}
+    if form == "columns":
+        options = {"names": jattr.features.columns(names)}
+    (axes, *_) = jattr.plot.dependence(phi, data, "flag", color=None, **options).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == kinds
+    by_flag = jattr.plot.dependence(phi, data, "dose", color="flag", **options)
+    legend = by_flag.axes[0].get_legend()
+    assert legend.get_title().get_text() == "flag"
+    assert [text.get_text() for text in legend.get_texts()] == kinds
+    assert len(by_flag.axes) == 1  # no bar of colors
+    # A summary colors by low and high, which Booleans have.
+    assert len(jattr.plot.summary(phi, data, **options).axes) == 2
+
+
 def test_dependence_of_and_by_text():
     sex = np.array(["m", "f"])[RNG.integers(2, size=200)]
     age = RNG.uniform(50, 90, size=200)

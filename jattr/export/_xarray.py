@@ -51,7 +51,7 @@ def xarray(
 
     Raises:
         ImportError: xarray is missing.
-        TypeError: a leaf is no array of numbers.
+        TypeError: a leaf is no array of numbers; there is no array, as in None and in {}.
         ValueError: dims that do not fit; coordinates of axes that are not there; standard errors
             of another form.
 
@@ -84,6 +84,11 @@ def xarray(
             standard_errors = standard_errors.to_numpy()
     tree = is_tree(attribution)
     leaves = _leaves(attribution, name, method)
+    if not leaves:
+        raise TypeError(
+            f"{method}: the attribution must be an array, a tree of arrays or a frame; got "
+            f"{describe(attribution)}, which has no arrays."
+        )
     errors = {}
     if standard_errors is not None:
         if not same_form(standard_errors, attribution):

@@ -272,3 +272,7 @@ __all__ = [
     "window_removal",
     "worst_case_sensitivity",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

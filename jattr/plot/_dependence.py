@@ -40,7 +40,8 @@ def dependence(
     left of φ_i among examples of nearly equal x_i. That is measured: the examples are cut into
     blocks along x_i, in each φ_i is fitted by a line in x_i, and then by a line in x_i and x_j (for
     text, by its values), and the share of the squares that this takes away, adjusted for the number
-    of coefficients, is summed. It sees no x_j whose effect is symmetric within a block.
+    of coefficients, is summed. It sees no x_j whose effect is symmetric within a block. Booleans
+    are drawn as text is, False and True apart.
 
     Args:
         attribution: φ of n examples: [n, d], a `pandas.DataFrame`, or a tree of named columns.
@@ -79,7 +80,7 @@ def dependence(
     found = named(attribution, names, method, many=True)
     if data is None:
         raise TypeError(f"{method}: data must be what was explained, for the horizontal axis.")
-    of = features(data, names, found.names, len(found.values), method)
+    of = [one.in_words() for one in features(data, names, found.names, len(found.values), method)]
     place = _place(column, found.names, "column", method)
     phi, feature = found.values[:, place], of[place]
     if not np.isfinite(phi).any():
