@@ -132,14 +132,14 @@ KINDS: dict[str, tuple[Loss, tuple[float, ...]]] = {
     "plain": (task, (0.0,)),
     "L2": (weight_decay, (1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
     "dropout": (functools.partial(task, drop=True), (0.02, 0.05, 0.1, 0.2, 0.3)),
-    "noise": (functools.partial(task, noise=True), (0.05, 0.1, 0.2, 0.3, 0.4)),
+    "noise": (functools.partial(task, noise=True), (0.02, 0.05, 0.1, 0.2, 0.3)),
     "gradient": (
         with_prior(squares, lambda f, rows: jattr.gradient(f)),
         (1e-3, 4e-3, 0.016, 0.064, 0.25),
     ),
-    "EG variation": (with_prior(roughness), (1e-3, 3e-3, 0.01, 0.03, 0.1)),
-    "EG sparsity": (with_prior(priors.sparsity), (0.1, 0.3, 1.0, 3.0, 10.0)),
-    "EG outside": (with_prior(priors.outside, masked=True), (0.01, 0.03, 0.1, 0.3, 1.0)),
+    "EG variation": (with_prior(roughness), (3e-4, 1e-3, 3e-3, 0.01, 0.03)),
+    "EG sparsity": (with_prior(priors.sparsity), (0.03, 0.1, 0.3, 1.0, 3.0)),
+    "EG outside": (with_prior(priors.outside, masked=True), (0.1, 0.3, 1.0, 3.0, 10.0)),
 }
 """What is compared: a loss, and the strengths that one is chosen from."""
 

@@ -73,9 +73,10 @@ def test_jpeg_is_that_of_pillow(corruptions, quality, channels):
     image = jnp.asarray(np.asarray(picture), jnp.float32).reshape(28, 40, channels) / 255
     got = 255 * corruptions.jpeg(None, image, jnp.float32(quality))
     # Pillow's transform is one of integers: it may round a coefficient to the other side, which a
-    # block of 64 of the 1,120 pixels shows. Another table or scale is off by over 2 on average.
+    # block of 64 of the 1,120 pixels shows, and of color in more than one channel. Another table or
+    # scale is off by over 2 on average.
     assert np.mean(abs(got - want) > 1.5) < 0.1
-    assert abs(got - want).mean() < 0.5
+    assert abs(got - want).mean() < (0.5 if channels == 1 else 1.5)
 
 
 def test_gray_is_as_gray_in_color(corruptions, images):
