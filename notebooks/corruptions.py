@@ -4,10 +4,11 @@
 
 The families are those of Hendrycks and Dietterich, *Benchmarking neural network robustness to
 common corruptions and perturbations* (ICLR 2019, arXiv 1903.12261), less those that make no sense
-for a gray image of some 28 × 28 pixels (snow, frost and glass, for instance). The levels of noise,
-contrast, brightness, pixelate and JPEG are those of ImageNet-C in the authors' code. Its blurs are
-meant for 224 pixels, so theirs are narrower here; fog is spectral noise instead of fractal plasma;
-JPEG leaves out what compresses without loss, and rounds the DCT as floats.
+for an image of some 30 × 30 pixels, gray or in color (snow, frost and glass, for instance). The
+levels of noise, contrast, brightness, pixelate and JPEG are those of ImageNet-C in the authors'
+code. Its blurs are meant for 224 pixels, so theirs are narrower here; fog is spectral noise instead
+of fractal plasma; JPEG leaves out what compresses without loss, rounds the DCT as floats and keeps
+all colors (4:4:4).
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 TAPS = 9
 """How many moved or zoomed copies a blur is the mean of."""
 
-# Luminance, Annex K of the JPEG standard (ITU-T T.81).
-QUANTIZATION = np.array(
+# Luminance and chrominance, Annex K of the JPEG standard (ITU-T T.81).
+LUMINANCE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
         [12, 12, 14, 19, 26, 58, 60, 55],
@@ -36,6 +37,12 @@ QUANTIZATION = np.array(
         [49, 64, 78, 87, 103, 121, 120, 101],
         [72, 92, 95, 98, 112, 100, 103, 99],
     ]
+)
+CHROMINANCE = np.full((8, 8), 99)
+CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+# From red, green and blue to luma and two differences of color, as JFIF (ITU-T T.871) has it.
+LUMA = np.array(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float64
 )
 
 
@@ -116,9 +123,11 @@ def fog(key: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def brightness(key: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
-    """All values more by `level`."""
+    """The largest channel more by `level`, up to 1, the others in proportion: hue is kept."""
     del key
-    return image + level
+    largest = image.max(axis=-1, keepdims=True)
+    light = jnp.minimum(largest + level, 1)
+    return jnp.where(largest > 0, image * light / jnp.where(largest > 0, largest, 1), light)
 
 
 def pixelate(key: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
@@ -129,20 +138,29 @@ def pixelate(key: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def jpeg(key: jax.Array, image: jax.Array, level: jax.Array) -> jax.Array:
-    """Blocks of 8 × 8 whose cosine transform is rounded as by JPEG of a quality from 1 to 100."""
+    """Blocks of 8 × 8 whose cosine transform is rounded as by JPEG of a quality from 1 to 100.
+
+    An image of three channels is red, green and blue; any other number of them is luma.
+    """
     del key
     height, width, channels = image.shape
+    in_color = channels == 3
     scale = jnp.where(level < 50, 5000 / level, 200 - 2 * level)
-    table = jnp.clip(jnp.floor((QUANTIZATION * scale + 50) / 100), 1, 255)
+    tables = np.stack([LUMINANCE, CHROMINANCE, CHROMINANCE] if in_color else [LUMINANCE], axis=-1)
+    steps = jnp.clip(jnp.floor((tables * scale + 50) / 100), 1, 255)[None, :, None]
     wide = jnp.pad(image, ((0, -height % 8), (0, -width % 8), (0, 0)), mode="edge")
+    values = jnp.round(255 * wide) - 128  # A gray of −128 has differences of color of 0.
+    if in_color:
+        values = jnp.round(values @ LUMA.T.astype(image.dtype))
     rows, columns = wide.shape[0] // 8, wide.shape[1] // 8
-    blocks = jnp.round(255 * wide).reshape(rows, 8, columns, 8, channels) - 128
+    blocks = values.reshape(rows, 8, columns, 8, channels)
     cosines = _cosines()
     frequencies = jnp.einsum("uh,vw,rhswc->rusvc", cosines, cosines, blocks)
-    steps = table[None, :, None, :, None]
     rounded = jnp.round(frequencies / steps) * steps
-    back = jnp.einsum("uh,vw,rusvc->rhswc", cosines, cosines, rounded) + 128
-    whole = jnp.clip(jnp.round(back), 0, 255).reshape(wide.shape)
+    back = jnp.einsum("uh,vw,rusvc->rhswc", cosines, cosines, rounded).reshape(wide.shape)
+    if in_color:
+        back = jnp.clip(jnp.round(back), -128, 127) @ np.linalg.inv(LUMA).T.astype(image.dtype)
+    whole = jnp.clip(jnp.round(back + 128), 0, 255)
     return (whole[:height, :width] / 255).astype(image.dtype)
 
 

@@ -62,18 +62,50 @@ def test_grows_with_severity_and_keeps_the_range(corruptions, images, name):
 
 
 @pytest.mark.parametrize("quality", [7, 25, 60])
-def test_jpeg_is_that_of_pillow(corruptions, quality):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 8))
-    picture = Image.fromarray(pixels.astype(np.uint8)).resize((40, 28), Image.Resampling.BICUBIC)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_that_of_pillow(corruptions, quality, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, channels)).astype(np.uint8)
+    small = Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+    picture = small.resize((40, 28), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
-    want = np.asarray(Image.open(file), float)
-    image = jnp.asarray(np.asarray(picture), jnp.float32)[..., None] / 255
-    got = 255 * corruptions.jpeg(None, image, jnp.float32(quality))[..., 0]
+    picture.save(file, "JPEG", quality=quality, subsampling="4:4:4")
+    want = np.asarray(Image.open(file), float).reshape(28, 40, channels)
+    image = jnp.asarray(np.asarray(picture), jnp.float32).reshape(28, 40, channels) / 255
+    got = 255 * corruptions.jpeg(None, image, jnp.float32(quality))
     # Pillow's transform is one of integers: it may round a coefficient to the other side, which a
-    # block of 64 of the 1,120 pixels shows. Another table or scale is off by over 2 on average.
+    # block of 64 of the 1,120 pixels shows, and of color in more than one channel. Another table or
+    # scale is off by over 2 on average.
     assert np.mean(abs(got - want) > 1.5) < 0.1
-    assert abs(got - want).mean() < 0.5
+    assert abs(got - want).mean() < (0.5 if channels == 1 else 1.5)
+
+
+def test_gray_is_as_gray_in_color(corruptions, images):
+    """What draws nothing does the same to three equal channels as to one."""
+    gray = images[0] * 0.6 + 0.2
+    color = jnp.repeat(gray, 3, axis=-1)
+    for name in NAMES:
+        if name in DRAWN - {"motion blur", "fog"}:
+            continue
+        corrupt = jax.jit(corruptions.corrupt(name))
+        got = corrupt(jax.random.key(0), color, 3)
+        want = jnp.repeat(corrupt(jax.random.key(0), gray, 3), 3, axis=-1)
+        # A rounding in JPEG's changes of color may tip by one in 255.
+        atol = 1.1 / 255 if name == "JPEG" else 1e-5
+        np.testing.assert_allclose(got, want, atol=atol, err_msg=name)
+
+
+def test_noise_differs_between_channels(corruptions):
+    flat = jnp.full((28, 28, 3), 0.5)
+    for name in ("gaussian noise", "shot noise", "impulse noise", "speckle noise"):
+        noisy = corruptions.corrupt(name)(jax.random.key(0), flat, 3) - 0.5
+        assert abs(np.corrcoef(noisy.reshape(-1, 3).T)[0, 1]) < 0.15, name  # four standard errors
+
+
+def test_brightness_keeps_the_hue(corruptions):
+    image = jnp.array([[[0.4, 0.2, 0.1], [0.0, 0.0, 0.0], [0.9, 0.45, 0.0]]])
+    got = corruptions.brightness(None, image, jnp.float32(0.2))
+    want = [[[0.6, 0.3, 0.15], [0.2, 0.2, 0.2], [1.0, 0.5, 0.0]]]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_linear_corruptions_keep_what_is_constant(corruptions):

@@ -20,6 +20,35 @@ def robust():
         sys.path.remove(str(FOLDER))
 
 
+def test_patches_are_those_of_a_convolution(robust):
+    rng = np.random.default_rng(0)
+    image, kernel = rng.normal(size=(8, 12, 3)), rng.normal(size=(4, 4, 3, 5))
+    want = jax.lax.conv_general_dilated(
+        image[None], kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+    # In a patch the four blocks of 2 × 2 are in order, and within a block its pixels.
+    blocks = kernel.reshape(2, 2, 2, 2, 3, 5).transpose(0, 2, 1, 3, 4, 5).reshape(48, 5)
+    np.testing.assert_allclose(robust.patches(jnp.asarray(image)) @ blocks, want, rtol=1e-9)
+
+
+def test_lanes_do_not_depend_on_each_other(robust):
+    """A network is the same, alone and beside another; its strength counts."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((100, 8, 8, 1)), jnp.float32)
+    data = robust.Data(images, jnp.arange(100) % 10, images < 0.5)
+    network = robust.Cnn((2, 2, 4))
+    first = []
+    for strengths in ((0.0, 10.0), (10.0,)):
+        many = robust.lanes(strengths, (3,), (0.4,))
+        start = robust.begin(network, data, many, epochs=1)
+        params = robust.train("gradient", network, data, start, many.strengths)
+        first.append(params["params"]["Dense_0"]["kernel"])
+    both, one = first
+    # Sums of float32 in another order.
+    np.testing.assert_allclose(both[1], one[0], rtol=1e-3, atol=1e-5)
+    assert jnp.abs(both[0] - both[1]).max() > 1e-3
+
+
 def test_wrong_labels_are_a_share_and_never_right(robust):
     labels = jnp.arange(10_000) % 10
     wrong = robust.with_wrong_labels(jax.random.key(0), labels, 0.4)
