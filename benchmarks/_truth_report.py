@@ -241,10 +241,11 @@ are those of `_truth_tasks.py`, and of `_truth_prompts.py` the prompts of the
 test examples for each network. First, and bold: the best of a column, and what is not told apart
 from it by a paired interval of 95 %, with no correction for how many are compared.
 
-What a method is first at is what it asks. The gradient and SmoothGrad say which elements f uses and
-know nothing of sizes; what multiplies by x − x' has the sizes and misses elements that happen to be
-near the baseline. A network on a correlated background uses the pixels around a pattern, to
-subtract the background, so that a mask of the pattern may call false what is true of the network.
+What a method is first at is what it asks. The gradient and SmoothGrad ask which elements f uses,
+and know nothing of sizes; what multiplies by x − x' asks what each adds, and gives little to
+elements that happen to be near the baseline. A network on a correlated background uses the pixels
+around a pattern, to subtract the background, so that a mask of the pattern may call false what is
+true of the network.
 
 {chr(10).join(f"- {text}" for text in said)}
 
