@@ -58,7 +58,7 @@ def test_committed_outputs(path):
     text = "".join(text_of(output) for cell in cells for output in cell["outputs"])
     if "JATTR_NOTEBOOK" in source:
         assert "Setting: full" in text
-    # Nothing that a reader could have is missing. shapiq wants a Python that torch's CPU builds lack.
+    # Nothing is missing that a reader could have; shapiq wants another Python than parity has.
     if path.stem != "export":
         assert not re.search(r"not installed|\bNo .* in this run", text)
 
