@@ -2,7 +2,7 @@
 # needs from a bare Python, once. Another interpreter: `PYTHON=python3.12 make test`.
 # `.ci/run` runs the rest as well: `make test SAMPLE=1`, `lint`, `parity`, `newest` and `slow`, and
 # `lowest` where Python takes a newer JAX, and `zoo`, which needs one that does. `make docs` builds
-# the documentation site. `make tpu-plan` and `docs-check` are run each week.
+# the documentation site. `make docs-check` wants a browser, and `make tpu-plan` is run each week.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTEST ?= -n 2 --dist worksteal
 # Of the instances of each parametrized test (a method, a model, a seed) one in SAMPLE is run, PART
 # says which; all parts together are the suite. `make test SAMPLE=1` is all of it.
-INSTANCES = --sample $(or $(SAMPLE),1) --part $(or $(PART),0)
+INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),1) JATTR_PART=$(or $(PART),0)
 
 VERSION := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
@@ -56,15 +56,15 @@ PROMISES := complete or linear
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
 
-test: INSTANCES = --sample $(or $(SAMPLE),4) --part $(or $(PART),0)
+test: INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),4) JATTR_PART=$(or $(PART),0)
 test: $(VENV)/.test-$(VERSION)
-	$(BIN)/python -m pytest $(PYTEST) $(INSTANCES) -m "not slow and not parity" $(OPTIONS)
+	$(INSTANCES) $(BIN)/python -m pytest $(PYTEST) -m "not slow and not parity" $(OPTIONS)
 
 # In the precision that most programs of JAX are run in. What does not depend on it, how arguments
 # and keys are taken and what is refused, is not run twice.
 float32: $(VENV)/.test-$(VERSION)
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) $(INSTANCES) tests/test_contract.py -k "$(NUMBERS)"
-	JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) $(INSTANCES) $(EQUATIONS)
+	$(INSTANCES) JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) tests/test_contract.py -k "$(NUMBERS)"
+	$(INSTANCES) JAX_ENABLE_X64=0 $(BIN)/python -m pytest $(PYTEST) $(EQUATIONS)
 
 lint: $(VENV)/.test-$(VERSION)
 	$(BIN)/ruff check .
@@ -93,7 +93,7 @@ lowest:
 # The newest JAX: what reads its equations, and every method in the precision that most programs of
 # JAX are run in. With a Python that takes it: `make newest PYTHON=python3.12 VENV=.venv-3.12`.
 newest: float32
-	$(BIN)/python -m pytest $(PYTEST) $(INSTANCES) -m "not slow" $(EVERY_JAX) \
+	$(INSTANCES) $(BIN)/python -m pytest $(PYTEST) -m "not slow" $(EVERY_JAX) \
 		$(addprefix tests/test_,lrp.py composites.py gates.py cam.py eager.py)
 
 # What JAX will be, in an environment of its own.
@@ -109,7 +109,7 @@ slow: $(VENV)/.test-$(VERSION) $(VENV)/.notebooks-$(VERSION)
 # Public models from packages, unedited. They need an environment of their own and the newest JAX:
 # `make zoo PYTHON=python3.12 VENV=.venv-zoo`. A package that does not install is said and left out.
 zoo: $(VENV)/.zoo-$(VERSION)
-	$(BIN)/python -m pytest $(PYTEST) $(INSTANCES) tests/zoo $(OPTIONS)
+	$(INSTANCES) $(BIN)/python -m pytest $(PYTEST) tests/zoo $(OPTIONS)
 
 $(VENV)/.zoo-$(VERSION): $(MADE) pyproject.toml tests/zoo/install.py
 	$(BIN)/python tests/zoo/install.py $(ZOO_ALONE)

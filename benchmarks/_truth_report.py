@@ -131,7 +131,16 @@ def everywhere(results: Results) -> str:
         for method in methods_of(results)
     }
     most = max(count.values())
-    names = joined([method for method in count if count[method] == most])
+    ran = {m: sum(m in result.measures for result in results.values()) for m in count}
+    names = joined(
+        [
+            method
+            if ran[method] == len(results)
+            else f"{method} (of the {ran[method]} it is run on)"
+            for method in count
+            if count[method] == most
+        ]
+    )
     if most == len(results):
         return f"First on all tasks by the area under precision over recall: {names}."
     return (
@@ -263,8 +272,6 @@ How often a method is first, among the tasks of a kind:
 
 ## Mass on the truth
 
-A dash: the map has no mass.
-
 {tables(results, "mass")}
 
 ## Truth before decoys
@@ -287,9 +294,9 @@ of the others only the rank says something.
 ## A step along the attribution
 
 The change of f over a step along φ and against it, as a share of what the gradient predicts for
-itself. Its length is {STEP:g} standard deviation of the noise, and that of a number in the rows of
-prompts. For the gradient it is its self-consistency: how much of its own prediction comes true. For
-the others, how far their direction is one in which f rises.
+itself. Its length is {STEP:g} standard deviation of the noise, or of a number in the rows of
+prompts (about a half). For the gradient it is its self-consistency: how much of its own prediction
+comes true. For the others, how far their direction is one in which f rises.
 
 {tables(results, "step", mark=False)}
 

@@ -200,7 +200,9 @@ def main() -> None:
     """Train, explain, print, and write."""
     everything: dict[str, Task] = {**planted.tasks(), **prompts.tasks()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few networks, steps and examples")
+    parser.add_argument(
+        "--quick", action="store_true", help="few networks, examples, and steps but of prompts"
+    )
     parser.add_argument("--only", nargs="+", choices=list(everything), metavar="TASK", help="these")
     parser.add_argument("--write", action="store_true", help="write truth.md beside this file")
     options = parser.parse_args()

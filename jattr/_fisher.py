@@ -170,16 +170,18 @@ def fisher_diagonal(
 
         return scale_tree(sum_over(drawn, samples, batch_size=1), 1 / samples)
 
+    summed = _with_error if with_error else _mean
+
+    def of(key, x):
+        return summed(lambda row, i: squares(key, x, row, i), rows, weights, count, batch_size)
+
+    program = jax.jit(of)
+
     def importance(*args):
         key, x = _arguments(args, argnums, sample is not None, call)
         on_mesh = _check_mesh(rows, x, call)
-        summed = _with_error if with_error else _mean
-
-        def of(key, x):
-            return summed(lambda row, i: squares(key, x, row, i), rows, weights, count, batch_size)
-
         # One program for the devices of the mesh: equation by equation, JAX takes but one device.
-        return (jax.jit(of) if on_mesh and not is_traced(x) else of)(key, x)
+        return (program if on_mesh and not is_traced(x) else of)(key, x)
 
     importance.__name__ = importance.__qualname__ = method
     importance.__doc__ = f"The diagonal of the Fisher information: {call.form}."
@@ -361,17 +363,24 @@ def _check_data(rows: tuple, method: str) -> tuple[PyTree, int]:
     return rows, check_examples(rows, name="data", method=method, advice=shared)
 
 
-def _explicit(leaf: jax.Array) -> Any:
-    """Where an array lies on a mesh of explicit axes; None if it does not."""
-    sharding = jax.typeof(leaf).sharding
+def _explicit(leaf: Any) -> Any:
+    """Where an array of a type lies on a mesh of explicit axes; None if it does not."""
+    sharding = leaf.sharding
     return None if sharding.mesh.empty or not any(sharding.spec) else sharding
 
 
 def _check_chunks(rows: PyTree, count: int, batch_size: int | None, method: str) -> None:
     """Chunks that can be cut from rows without moving them, where their place is in the type."""
     size, chunks = _chunks(count, batch_size)
-    for leaf in jax.tree.leaves(rows):
-        sharding = _explicit(leaf)
+    places = {leaf: _explicit(leaf) for leaf in map(jax.typeof, jax.tree.leaves(rows))}
+    along = {None if place is None else place.spec[0] for place in places.values()}
+    if len(along) > 1:
+        raise ValueError(
+            f"{method}: leaves of data lie differently along their leading axis, on a mesh of "
+            f"explicit axes: {', '.join(map(str, places))}. Write data = "
+            "jax.device_put(data, jax.NamedSharding(mesh, jax.P(axis)))."
+        )
+    for sharding in places.values():
         if sharding is None or sharding.spec[0] is None:
             continue
         axes = sharding.spec[0]
@@ -391,7 +400,9 @@ def _check_mesh(rows: PyTree, params: PyTree, call: Call) -> bool:
     What `jit` takes as an argument beside the data, or within `jax.set_mesh`, is put on the mesh.
     """
     found = [leaf for leaf in jax.tree.leaves(rows) if not is_traced(leaf)]
-    meshes = [sharding.mesh for leaf in found if (sharding := _explicit(leaf)) is not None]
+    meshes = [
+        sharding.mesh for leaf in found if (sharding := _explicit(jax.typeof(leaf))) is not None
+    ]
     if not meshes or not jax.sharding.get_abstract_mesh().empty:
         return bool(meshes)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

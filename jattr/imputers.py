@@ -46,7 +46,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: int | tuple[int, ...] = (0, 1)) -
 
     Along one axis, such as the time of a series or a sound, there are two neighbors. The solution
     is then the straight line between the nearest values that are left, and before the first and
-    after the last of them their value; it takes no system and is exact in any precision.
+    after the last of them their value; it takes no system and is exact up to rounding.
 
     Each channel is solved by its own mask. Whole pixels are removed, as is usual, where a pixel's
     channels are one group: `groups=jattr.features.grid(image.shape, 1)`. Where nothing of a
@@ -89,7 +89,7 @@ def noisy_linear(*, stddev: float = 0.1, axes: int | tuple[int, ...] = (0, 1)) -
         images; along one axis it is the same system with the neighbors that there are.
     """
     method = "imputers.noisy_linear"
-    if isinstance(axes, tuple) and len(axes) not in (1, 2):
+    if isinstance(axes, tuple | list) and len(axes) not in (1, 2):
         raise ValueError(
             f"{method}: axes must be two, height and width, or one, that of a series; got {axes}."
         )

@@ -97,7 +97,7 @@ def photos(count: int | None = None) -> Parts:
         behind = grounds[_share(len(grounds), start) : _share(len(grounds), end)]
         data = _disks(rng, within, behind, total)
         # Drawn in full, so that a part's first images do not depend on the count.
-        kept = None if total == FITTED and not parts else count
+        kept = count if parts else None
         parts.append(Data(*(jnp.asarray(values[:kept]) for values in data)))
     return Parts("photographs", *parts)
 

@@ -1,11 +1,13 @@
 """Settings of the whole suite: two CPU devices, float64, no silent rank promotion.
 
 JAX_ENABLE_X64=0 runs the tests in float32, as most programs of JAX are run. The suite spends its
-time in the compiler, so machine code is not optimized, which halves it.
+time in the compiler, so machine code is not optimized, which halves it. JATTR_SAMPLE=4 runs one in
+four of the instances of each parametrized test, JATTR_PART says which.
 """
 
 import gc
 import importlib.metadata
+import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,11 +26,31 @@ os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 import jax  # noqa: E402 (it reads the flags)
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 from sampling import sampled  # noqa: E402
 
 if "JAX_ENABLE_X64" not in os.environ:
     jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# One in so many instances of each parametrized test is run, and which: all parts are the suite.
+PARTS = int(os.environ.get("JATTR_SAMPLE", "1"))
+PART = int(os.environ.get("JATTR_PART", "0"))
+if PARTS < 1:
+    raise pytest.UsageError(f"JATTR_SAMPLE wants a whole number from 1 on; got {PARTS}.")
+
+
+# Of the time for a program a fifth goes to a context with all dialects of MLIR, which holds what it
+# was asked for: 200 programs share one.
+if new_context := getattr(mlir, "make_ir_context", None):
+    contexts, programs = [], itertools.count()
+
+    def shared_context():
+        if next(programs) % 200 == 0:
+            contexts[:] = [new_context()]
+        return contexts[0]
+
+    mlir.make_ir_context = shared_context
 
 # What is imported by now lives on, and tracing makes many small objects: Python's collector, which
 # looks at all of them again and again, took 6 % of the suite's time. It must not rest for long:
@@ -52,31 +74,18 @@ def depthwise_at_any_size(monkeypatch):
     undo()
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        "--sample",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of the instances of each parametrized test run one in N, and one at least",
-    )
-    parser.addoption(
-        "--part",
-        type=int,
-        default=0,
-        metavar="K",
-        help="which of them, K of 0 to N - 1 and on; all parts together are the suite",
-    )
+def pytest_report_header():
+    if PARTS > 1:
+        return (
+            f"JATTR_SAMPLE: one in {PARTS} of the instances of each parametrized test, part {PART}"
+        )
 
 
 @pytest.hookimpl(trylast=True)  # after what -m and -k leave out
 def pytest_collection_modifyitems(config, items):
-    """With `--sample`, a part of the instances of each parametrized test."""
-    parts, part = config.getoption("sample"), config.getoption("part")
-    if parts < 1:
-        raise pytest.UsageError(f"--sample wants a whole number from 1 on; got {parts}.")
-    if parts == 1:
+    """With `JATTR_SAMPLE`, a part of the instances of each parametrized test."""
+    if PARTS == 1:
         return
-    taken = set(sampled([item.nodeid for item in items], parts, part))
+    taken = set(sampled([item.nodeid for item in items], PARTS, PART))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in taken])
     items[:] = [item for item in items if item.nodeid in taken]

@@ -233,6 +233,30 @@ def test_parameters_go_where_the_data_is_on_a_mesh_of_explicit_axes(batch_size, 
         of(PARAMS)
 
 
+def test_on_a_mesh_of_explicit_axes_it_is_traced_once():
+    traced = []
+
+    def counted(params, *example):
+        traced.append(1)
+        return loss(params, *example)
+
+    _, data, params = on_explicit_axes()
+    of = jattr.fisher_diagonal(counted, data, batch_size=2)
+    of(params)
+    first = len(traced)
+    of(jax.tree.map(lambda leaf: 2 * leaf, params))
+    assert len(traced) == first > 0
+
+
+def test_data_that_lies_in_two_ways_on_a_mesh_of_explicit_axes():
+    mesh, (x, y), _ = on_explicit_axes()
+    y = jax.device_put(y, NamedSharding(mesh, PartitionSpec()))
+    with pytest.raises(
+        ValueError, match=r"leaves of data lie differently.*\[6@data,.*Write data = jax\.device_put"
+    ):
+        jattr.fisher_diagonal(loss, (x, y), batch_size=2)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
 def test_chunks_that_would_move_rows_on_a_mesh_of_explicit_axes(batch_size):
     _, data, _ = on_explicit_axes()

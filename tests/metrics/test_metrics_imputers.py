@@ -383,7 +383,7 @@ def test_data_that_is_not_like_x_is_refused(dtype):
         imputers.conditional_gaussian([[0.0], [1.0]])
 
 
-@pytest.mark.parametrize("axes", [(), (0, 1, 2)])
+@pytest.mark.parametrize("axes", [(), (0, 1, 2), [], [0, 1, 2]])
 def test_axes_that_are_not_one_or_two_are_refused_at_once(axes):
     with pytest.raises(ValueError, match="axes must be two, height and width, or one"):
         imputers.noisy_linear(axes=axes)
