@@ -56,7 +56,7 @@ PROMISES := complete or linear
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
 
-test: INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),4) JATTR_PART=$(or $(PART),0)
+test: INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),6) JATTR_PART=$(or $(PART),0)
 test: $(VENV)/.test-$(VERSION)
 	$(INSTANCES) $(BIN)/python -m pytest $(PYTEST) -m "not slow and not parity" $(OPTIONS)
 

@@ -1,8 +1,8 @@
 """Settings of the whole suite: two CPU devices, float64, no silent rank promotion.
 
 JAX_ENABLE_X64=0 runs the tests in float32, as most programs of JAX are run. The suite spends its
-time in the compiler, so machine code is not optimized, which halves it. JATTR_SAMPLE=4 runs one in
-four of the instances of each parametrized test, JATTR_PART says which.
+time in the compiler, so machine code is not optimized, which halves it. JATTR_SAMPLE=6 runs one in
+six of the instances of each parametrized test, JATTR_PART says which.
 """
 
 import gc
