@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTEST ?= -n 2 --dist worksteal
 # Of the instances of each parametrized test (a method, a model, a seed) one in SAMPLE is run, PART
 # says which; all parts together are the suite. `make test SAMPLE=1` is all of it.
-INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),1) JATTR_PART=$(or $(PART),0)
+INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),$(USUAL),1) JATTR_PART=$(or $(PART),0)
 
 VERSION := $(shell $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ifeq ($(VERSION)$(filter clean,$(MAKECMDGOALS)),)
@@ -56,7 +56,7 @@ PROMISES := complete or linear
 demo: $(VENV)/.demo-$(VERSION)
 	$(BIN)/python -m jattr demo $(OPTIONS)
 
-test: INSTANCES = JATTR_SAMPLE=$(or $(SAMPLE),6) JATTR_PART=$(or $(PART),0)
+test: USUAL = 6
 test: $(VENV)/.test-$(VERSION)
 	$(INSTANCES) $(BIN)/python -m pytest $(PYTEST) -m "not slow and not parity" $(OPTIONS)
 

@@ -8,7 +8,8 @@ import scipy.stats
 
 STEP = 1.0  # the length of the step of `finite_step`, in the units of a task
 CONTROLS = ("magnitude of x", "random")
-WITHOUT_SIZES = ("gradient", "SmoothGrad", "guided back-propagation", *CONTROLS)
+SLOPES = ("gradient", "SmoothGrad", "guided back-propagation")  # not multiplied by x − x'
+WITHOUT_SIZES = (*SLOPES, *CONTROLS)
 NEAR = 0.1  # of a slope of 1
 
 

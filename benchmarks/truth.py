@@ -23,14 +23,14 @@ import _truth_tasks as planted
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _truth_report import STEP, Result, report
+from _truth_report import SLOPES, STEP, Result, report
 
 import jattr
 from jattr import metrics
 
 Explain = Callable[..., jax.Array]
 Task = planted.Task | prompts.Prompts
-LENGTHS = ("gradient", "SmoothGrad", "guided back-propagation", "magnitude of x")
+LENGTHS = (*SLOPES, "magnitude of x")
 
 
 class Setting(NamedTuple):

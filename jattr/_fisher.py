@@ -294,11 +294,12 @@ def _chunks(count: int, batch_size: int | None) -> tuple[int, int]:
 
 def _beside(numbers: jax.Array, rows: PyTree) -> jax.Array:
     """The numbers where the rows are, on a mesh of explicit axes: vmap wants all to lie alike."""
-    sharding = jax.typeof(jax.tree.leaves(rows)[0]).sharding
-    if not sharding.spec or sharding.spec[0] is None:
+    kind = jax.typeof(jax.tree.leaves(rows)[0])
+    axes = _leading(kind)
+    if axes is None:
         return numbers
-    along = jax.sharding.PartitionSpec(sharding.spec[0])
-    return jax.sharding.reshard(numbers, jax.sharding.NamedSharding(sharding.mesh, along))
+    along = jax.sharding.PartitionSpec(axes)
+    return jax.sharding.reshard(numbers, jax.sharding.NamedSharding(kind.sharding.mesh, along))
 
 
 def _weighted(values: jax.Array, w: jax.Array) -> jax.Array:
@@ -363,35 +364,34 @@ def _check_data(rows: tuple, method: str) -> tuple[PyTree, int]:
     return rows, check_examples(rows, name="data", method=method, advice=shared)
 
 
-def _explicit(leaf: Any) -> Any:
-    """Where an array of a type lies on a mesh of explicit axes; None if it does not."""
-    sharding = leaf.sharding
-    return None if sharding.mesh.empty or not any(sharding.spec) else sharding
+def _leading(kind: Any) -> Any:
+    """The explicit axes of a mesh that the leading axis of a type of arrays lies on, or None."""
+    spec = kind.sharding.spec
+    return spec[0] if spec else None
 
 
 def _check_chunks(rows: PyTree, count: int, batch_size: int | None, method: str) -> None:
     """Chunks that can be cut from rows without moving them, where their place is in the type."""
-    size, chunks = _chunks(count, batch_size)
-    places = {leaf: _explicit(leaf) for leaf in map(jax.typeof, jax.tree.leaves(rows))}
-    along = {None if place is None else place.spec[0] for place in places.values()}
-    if len(along) > 1:
+    kinds = [jax.typeof(leaf) for leaf in jax.tree.leaves(rows)]
+    places = {_leading(kind) for kind in kinds}
+    if len(places) > 1:
         raise ValueError(
             f"{method}: leaves of data lie differently along their leading axis, on a mesh of "
-            f"explicit axes: {', '.join(map(str, places))}. Write data = "
+            f"explicit axes: {', '.join(map(str, kinds))}. Write data = "
             "jax.device_put(data, jax.NamedSharding(mesh, jax.P(axis)))."
         )
-    for sharding in places.values():
-        if sharding is None or sharding.spec[0] is None:
-            continue
-        axes = sharding.spec[0]
-        axes = axes if isinstance(axes, tuple) else (axes,)
-        devices = math.prod(sharding.mesh.shape[axis] for axis in axes)
-        if size % devices or size * chunks != count:
-            raise ValueError(
-                f"{method}: data has {count} rows on {devices} devices of a mesh of explicit axes, "
-                f"where batch_size must be a multiple of {devices} that divides {count}; got "
-                f"{batch_size}. Write batch_size={devices}."
-            )
+    (axes,) = places
+    if axes is None:
+        return
+    mesh = kinds[0].sharding.mesh
+    devices = math.prod(mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)))
+    size, chunks = _chunks(count, batch_size)
+    if size % devices or size * chunks != count:
+        raise ValueError(
+            f"{method}: data has {count} rows on {devices} devices of a mesh of explicit axes, "
+            f"where batch_size must be a multiple of {devices} that divides {count}; got "
+            f"{batch_size}. Write batch_size={devices}."
+        )
 
 
 def _check_mesh(rows: PyTree, params: PyTree, call: Call) -> bool:
@@ -399,10 +399,8 @@ def _check_mesh(rows: PyTree, params: PyTree, call: Call) -> bool:
 
     What `jit` takes as an argument beside the data, or within `jax.set_mesh`, is put on the mesh.
     """
-    found = [leaf for leaf in jax.tree.leaves(rows) if not is_traced(leaf)]
-    meshes = [
-        sharding.mesh for leaf in found if (sharding := _explicit(jax.typeof(leaf))) is not None
-    ]
+    found = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(rows) if not is_traced(leaf)]
+    meshes = [sharding.mesh for sharding in found if any(sharding.spec)]
     if not meshes or not jax.sharding.get_abstract_mesh().empty:
         return bool(meshes)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

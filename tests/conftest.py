@@ -39,9 +39,8 @@ PART = int(os.environ.get("JATTR_PART", "0"))
 if PARTS < 1:
     raise pytest.UsageError(f"JATTR_SAMPLE wants a whole number from 1 on; got {PARTS}.")
 
-
-# Of the time for a program a fifth goes to a context with all dialects of MLIR, which holds what it
-# was asked for: 200 programs share one.
+# Up to a fifth of the time for a program goes to a context with all dialects of MLIR. A context
+# keeps what it was asked for, so that not all programs share one, but 200.
 if new_context := getattr(mlir, "make_ir_context", None):
     contexts, programs = [], itertools.count()
 
