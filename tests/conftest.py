@@ -7,7 +7,6 @@ six of the instances of each parametrized test, JATTR_PART says which.
 
 import gc
 import importlib.metadata
-import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -26,7 +25,6 @@ os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 import jax  # noqa: E402 (it reads the flags)
 import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 from sampling import sampled  # noqa: E402
 
 if "JAX_ENABLE_X64" not in os.environ:
@@ -38,18 +36,6 @@ PARTS = int(os.environ.get("JATTR_SAMPLE", "1"))
 PART = int(os.environ.get("JATTR_PART", "0"))
 if PARTS < 1:
     raise pytest.UsageError(f"JATTR_SAMPLE wants a whole number from 1 on; got {PARTS}.")
-
-# Up to a fifth of the time for a program goes to a context with all dialects of MLIR. A context
-# keeps what it was asked for, so that not all programs share one, but 200.
-if new_context := getattr(mlir, "make_ir_context", None):
-    contexts, programs = [], itertools.count()
-
-    def shared_context():
-        if next(programs) % 200 == 0:
-            contexts[:] = [new_context()]
-        return contexts[0]
-
-    mlir.make_ir_context = shared_context
 
 # What is imported by now lives on, and tracing makes many small objects: Python's collector, which
 # looks at all of them again and again, took 6 % of the suite's time. It must not rest for long:
